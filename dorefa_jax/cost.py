@@ -1,0 +1,246 @@
+"""What a setting of bit widths costs: the paper's columns, and a model's table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dorefa_jax.bits import FULL_PRECISION, BitWidths
+
+
+@dataclasses.dataclass(frozen=True)
+class Complexity:
+  """The cost columns of the paper's tables; None where an operand is not quantized.
+
+  Attributes:
+    inference: `W A`, single-bit operations for each multiply-accumulate of the forward pass.
+    training: `W A + W G`, the same for forward and backward-input pass together.
+    storage: `W`, bits for each weight.
+  """
+
+  inference: int | None
+  training: int | None
+  storage: int
+
+
+def complexity(bits: BitWidths) -> Complexity:
+  """The paper's cost columns of a setting.
+
+  `inference = W A`, `training = W A + W G`, `storage = W`. They agree with every row of the
+  paper's tables 1 and 2 but the storage of (2, 2, 2), printed as 1, which is 2.
+
+  Args:
+    bits: static bit widths.
+
+  Returns:
+    The three columns.
+
+  Example:
+    >>> complexity(BitWidths(1, 2, 4))
+    Complexity(inference=2, training=6, storage=1)
+    >>> complexity(BitWidths(1, 2, 32))
+    Complexity(inference=2, training=None, storage=1)
+
+  References:
+    arXiv 1606.06160, tables 1 and 2.
+  """
+  w, a, g = int(bits.weights), int(bits.activations), int(bits.gradients)
+  inference = w * a if max(w, a) < FULL_PRECISION else None
+  training = inference + w * g if inference is not None and g < FULL_PRECISION else None
+  return Complexity(inference, training, w)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+  """Bytes of `count` values of `bits` bits each, packed without gaps.
+
+  Args:
+    count: number of values.
+    bits: bits for each value.
+
+  Returns:
+    Bytes, rounded up.
+
+  Example:
+    >>> packed_bytes(9, 1), packed_bytes(3, 32)
+    (2, 12)
+  """
+  return -(-count * bits // 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+  """Cost of one application of a convolution or dense layer.
+
+  Attributes:
+    name: path of the layer in the model.
+    output_shape: of one example.
+    bits: W, A and G the layer ran with.
+    weights: number of weights.
+    macs: multiply-accumulates for one example, those on padding counted.
+    bit_operations: `macs W A` for one example, None where W or A is 32.
+    weight_bytes: the weights at W bits each, packed.
+    float_bytes: the weights as they are trained, in their own dtype.
+    activation_bytes: the input of one example at A bits each, packed: what the backward pass keeps.
+  """
+
+  name: str
+  output_shape: tuple[int, ...]
+  bits: BitWidths
+  weights: int
+  macs: int
+  bit_operations: int | None
+  weight_bytes: int
+  float_bytes: int
+  activation_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """Cost of a model; `str` gives a table.
+
+  Attributes:
+    layers: one entry for each application of a convolution or dense layer, in order.
+    parameters: number of all parameters.
+    weights: number of weights of the layers listed, those of a shared layer counted once.
+    macs: of all layers, for one example.
+    weight_bytes: of all layers, packed.
+    other_bytes: all other parameters and statistics (biases, batch norm), at their own dtypes.
+    activation_bytes: of all layers, for one example.
+  """
+
+  layers: tuple[LayerCost, ...]
+  parameters: int
+  weights: int
+  macs: int
+  weight_bytes: int
+  other_bytes: int
+  activation_bytes: int
+
+  def __str__(self) -> str:
+    header = ("layer", "output", "W,A,G", "weights", "MACs", "bit operations", "weight bytes", "input bytes")
+    rows = [
+      (
+        layer.name,
+        "x".join(map(str, layer.output_shape)),
+        str(layer.bits),
+        f"{layer.weights:,}",
+        f"{layer.macs:,}",
+        "float" if layer.bit_operations is None else f"{layer.bit_operations:,}",
+        f"{layer.weight_bytes:,}",
+        f"{layer.activation_bytes:,}",
+      )
+      for layer in self.layers
+    ]
+    totals = (f"{self.weights:,}", f"{self.macs:,}", "", f"{self.weight_bytes:,}", f"{self.activation_bytes:,}")
+    total = ("total", "", "", *totals)
+    widths = [max(map(len, column)) for column in zip(header, *rows, total)]
+    rule = "  ".join("-" * width for width in widths)
+
+    def line(cells: Sequence[str]) -> str:
+      padded = [c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
+      return "  ".join(padded).rstrip()
+
+    size = self.weight_bytes + self.other_bytes
+    return "\n".join(
+      [line(header), rule, *map(line, rows), rule, line(total)]
+      + [
+        f"{self.parameters:,} parameters, {self.macs / 1e6:.2f} M MACs for each example; weights packed "
+        f"{self.weight_bytes:,} bytes + other variables {self.other_bytes:,} bytes = {size:,} bytes"
+      ]
+    )
+
+
+def summary(
+  model: nn.Module, input_shape: Sequence[int], *, bits: BitWidths | None = None, **call_options: Any
+) -> Summary:
+  """The cost of a linen model's convolution and dense layers, flax's own included.
+
+  Nothing is computed: the model is only traced.
+
+  Args:
+    model: a `flax.linen` module, called as `model(inputs)`.
+    input_shape: shape of its float32 input, batch on axis 0.
+    bits: passed to the model's call where given; else the layers run with their own.
+    **call_options: passed to the model's call.
+
+  Returns:
+    The table; print it.
+
+  Raises:
+    TypeError: `model` is not a linen module.
+
+  Example:
+    >>> from dorefa_jax.models import SvhnConvNet
+    >>> table = summary(SvhnConvNet(), (1, 40, 40, 3), bits=BitWidths(1, 2, 4))
+    >>> table.macs, table.weights
+    (41735424, 2080272)
+  """
+  if not isinstance(model, nn.Module):
+    raise TypeError(f"summary takes a flax.linen module, got {type(model).__name__}")
+  if bits is not None:
+    call_options["bits"] = bits
+  calls: list[tuple[tuple[str, ...], BitWidths, Any, Any]] = []
+
+  def record(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    output = next_call(*args, **kwargs)
+    layer = context.module
+    is_layer = isinstance(layer, (nn.Conv, nn.Dense)) and context.method_name == "__call__"
+    # A quantized layer builds flax's own in its scope, whose call is part of its own.
+    if is_layer and not (calls and calls[-1][3] is output):
+      calls.append((layer.path, _bits_of_call(layer, kwargs), args[0], output))
+    elif is_layer:
+      calls[-1] = (layer.path, _bits_of_call(layer, kwargs), args[0], output)
+    return output
+
+  inputs = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+  with nn.intercept_methods(record):
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **call_options), inputs)
+  return _totals([_layer_cost(call, variables, input_shape[0]) for call in calls], variables)
+
+
+def _bits_of_call(layer: nn.Module, kwargs: dict[str, Any]) -> BitWidths:
+  bits = kwargs.get("bits")
+  return getattr(layer, "bits", BitWidths()) if bits is None else bits
+
+
+def _layer_cost(call: tuple[tuple[str, ...], BitWidths, Any, Any], variables: Any, batch: int) -> LayerCost:
+  path, bits, inputs, output = call
+  parameters = variables["params"]
+  for part in path:
+    parameters = parameters[part]
+  kernel = parameters["kernel"]
+  macs = math.prod(output.shape) // batch * math.prod(kernel.shape[:-1])
+  inference = complexity(bits).inference
+  return LayerCost(
+    name="/".join(path) or "model",
+    output_shape=tuple(output.shape[1:]),
+    bits=bits,
+    weights=kernel.size,
+    macs=macs,
+    bit_operations=None if inference is None else macs * inference,
+    weight_bytes=packed_bytes(kernel.size, int(bits.weights)),
+    float_bytes=kernel.size * kernel.dtype.itemsize,
+    activation_bytes=packed_bytes(math.prod(inputs.shape) // batch, int(bits.activations)),
+  )
+
+
+def _totals(layers: list[LayerCost], variables: Any) -> Summary:
+  once = {layer.name: layer for layer in layers}.values()
+  arrays = jax.tree.leaves(variables)
+  all_bytes = sum(array.size * array.dtype.itemsize for array in arrays)
+  weights = sum(layer.weights for layer in once)
+  return Summary(
+    layers=tuple(layers),
+    parameters=sum(array.size for array in jax.tree.leaves(variables["params"])),
+    weights=weights,
+    macs=sum(layer.macs for layer in layers),
+    weight_bytes=sum(layer.weight_bytes for layer in once),
+    other_bytes=all_bytes - sum(layer.float_bytes for layer in once),
+    activation_bytes=sum(layer.activation_bytes for layer in layers),
+  )

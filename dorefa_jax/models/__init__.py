@@ -1,0 +1,3 @@
+"""Models of the paper."""
+
+from dorefa_jax.models.svhn import SvhnConvNet as SvhnConvNet

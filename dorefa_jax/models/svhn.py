@@ -1,0 +1,194 @@
+"""The SVHN models A, B, C and D of the paper's section 3.1."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dorefa_jax.bits import FULL_PRECISION, BitWidths
+from dorefa_jax.linen import Conv, Dense
+from dorefa_jax.ops import Backend
+from dorefa_jax.quantizers import BoundKind, bound
+
+MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
+"""The paper's names of the models, and their `width`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+  """One convolution of the network, in model A."""
+
+  features: int
+  kernel: int
+  padding: str = "VALID"
+  pool: bool = False
+
+
+CONVOLUTIONS = (
+  ConvSpec(48, 5, pool=True),
+  ConvSpec(64, 3, "SAME"),
+  ConvSpec(64, 3, "SAME", pool=True),
+  ConvSpec(128, 3),
+  ConvSpec(128, 3, "SAME"),
+  ConvSpec(128, 3),
+  ConvSpec(512, 5),
+)
+MIN_IMAGE_SIZE = 40
+
+
+class SvhnConvNet(nn.Module):
+  """Seven convolutions and a fully connected layer, for 40x40 images.
+
+  A block is conv -> gradient quantizer -> batch norm -> (max pool) -> h -> activation
+  quantizer; the last of these is the first act of the layer that takes the activation.
+  The first convolution has a bias and no batch norm; its weights and gradients, and those
+  of the last layer and the last layer's input, are not quantized unless asked for. An
+  activation of 32 bits is bounded by a ReLU instead of h.
+
+  Attributes:
+    width: factor on the channels of all convolutions; A = 1, B = 1/2, C = 1/4, D = 1/8.
+    num_classes: number of logits.
+    backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
+    bits: W, A and G; a call's own `bits` go before them.
+    quantize_first: quantize weights and gradients of the first convolution too. Its input,
+      8-bit pixels, stays as it is.
+    quantize_last: quantize input, weights and gradients of the last layer too.
+    bound: h, "clip" or "abs_clip", see `dorefa_jax.bound`.
+    dropout_rate: dropout in front of the last convolution.
+    dtype: of the computation, by default that of images and parameters.
+
+  Raises:
+    ValueError: `width` leaves a layer without channels.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> model = SvhnConvNet(width=0.125)
+    >>> images = jnp.zeros((2, 40, 40, 3))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> model.apply(variables, images, bits=BitWidths(1, 2, 4)).shape
+    (2, 10)
+
+  References:
+    arXiv 1606.06160, section 3.1.
+  """
+
+  width: float = 1.0
+  num_classes: int = 10
+  backend: Backend = "auto"
+  bits: BitWidths = BitWidths()
+  quantize_first: bool = False
+  quantize_last: bool = False
+  bound: BoundKind = "clip"
+  dropout_rate: float = 0.5
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, bits: BitWidths | None = None, train: bool = False) -> jax.Array:
+    """Applies the network.
+
+    Args:
+      images: [batch, 40 or more, 40 or more, channels], floating, in [0, 1].
+      bits: W, A and G instead of the model's own; may be traced.
+      train: batch statistics and dropout; needs `mutable=["batch_stats"]` and PRNG streams
+        "dropout" and, where G < 32, "gradients".
+
+    Returns:
+      [batch, num_classes] logits, float32 or wider.
+
+    Raises:
+      ValueError: images of another shape, or too small.
+    """
+    check_images(images)
+    bits = self.bits if bits is None else bits
+    first_bits = BitWidths(bits.weights, FULL_PRECISION, bits.gradients) if self.quantize_first else BitWidths()
+    last_bits = bits if self.quantize_last else BitWidths()
+    features = scaled_features(self.width)
+
+    x = images
+    for index, spec in enumerate(CONVOLUTIONS):
+      is_first, is_last = index == 0, index == len(CONVOLUTIONS) - 1
+      scale = 1.0
+      if is_last and train and self.dropout_rate > 0:
+        # The factor 1 / (1 - rate) would take the activations off their grid: it follows the product.
+        keep = 1.0 - self.dropout_rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        x, scale = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
+      x = Conv(
+        features[index],
+        (spec.kernel, spec.kernel),
+        padding=spec.padding,
+        use_bias=is_first,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=self.dtype,
+        backend=self.backend,
+        name=f"conv{index}",
+      )(x, bits=first_bits if is_first else bits)
+      x = x * scale
+      if not is_first:
+        x = nn.BatchNorm(
+          use_running_average=not train, momentum=0.9, epsilon=1e-4, dtype=self.dtype, name=f"bn{index}"
+        )(x)
+      if spec.pool:
+        x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+      x = bound_for_bits(x, bits, self.bound)
+    x = x.reshape(x.shape[0], -1)
+    x = Dense(self.num_classes, dtype=self.dtype, backend=self.backend, name="fc")(x, bits=last_bits)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:
+  """h where activations are quantized, ReLU where they are not.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> bound_for_bits(jnp.array([-1.0, 2.0]), BitWidths(1, 2, 4), "clip").tolist()
+    [0.0, 1.0]
+    >>> bound_for_bits(jnp.array([-1.0, 2.0]), BitWidths(), "clip").tolist()
+    [0.0, 2.0]
+  """
+  if isinstance(bits.activations, int):
+    return bound(x, kind if bits.activations < FULL_PRECISION else "relu")
+  return jnp.where(bits.activations < FULL_PRECISION, bound(x, kind), bound(x, "relu"))
+
+
+def scaled_features(width: float) -> tuple[int, ...]:
+  """The channels of the seven convolutions at a width.
+
+  Args:
+    width: factor on the channels of model A.
+
+  Returns:
+    Seven channel counts.
+
+  Raises:
+    ValueError: a layer would have no channel.
+
+  Example:
+    >>> scaled_features(0.125)
+    (6, 8, 8, 16, 16, 16, 64)
+  """
+  if isinstance(width, bool) or not isinstance(width, (int, float)):
+    raise ValueError(f"width must be a number, got {width!r}")
+  features = tuple(int(spec.features * width + 0.5) if width > 0 else 0 for spec in CONVOLUTIONS)
+  if min(features) < 1:
+    smallest = 0.5 / min(spec.features for spec in CONVOLUTIONS)
+    raise ValueError(f"width must be at least {smallest:.4f} to leave every layer a channel, got {width}")
+  return features
+
+
+def check_images(images: jax.Array) -> None:
+  """Raises ValueError unless `images` is a floating [batch, 40 or more, 40 or more, channels].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> check_images(jnp.zeros((1, 40, 40, 3)))
+  """
+  size = MIN_IMAGE_SIZE
+  if images.ndim != 4 or min(images.shape[1:3]) < size:
+    raise ValueError(f"images must be [batch, {size} or more, {size} or more, channels], got shape {images.shape}")
+  if not jnp.issubdtype(images.dtype, jnp.floating):
+    raise ValueError(f"images must be floating, pixels divided by 256, got dtype {images.dtype}")

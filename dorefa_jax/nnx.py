@@ -1,0 +1,199 @@
+"""Flax nnx layers: flax's own, with their parameters, over quantized products."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+from flax import nnx
+
+from dorefa_jax import ops
+from dorefa_jax.bits import BitWidths, is_full_precision
+from dorefa_jax.quantizers import quantize_weights
+
+
+class Conv(nnx.Conv):
+  """`flax.nnx.Conv` with quantized input, weights and gradient of its output.
+
+  Takes flax's arguments and has flax's parameters, with the same initial values from the
+  same `rngs`. The bias and its gradient are not quantized. With a `mask`, masked
+  weights stay exactly zero.
+
+  Args:
+    *args, **kwargs: as `flax.nnx.Conv`. Where `rngs` has a stream "gradients" or a default
+      one, the layer draws the gradient quantizer's keys from a stream of its own.
+    bits: W, A and G; a call's own `bits` go before them.
+    backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
+    weight_quantizer: a function of (weights, bits).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = Conv(3, 8, (3, 3), bits=BitWidths(1, 2, 4), rngs=nnx.Rngs(0))
+    >>> layer(jnp.full((2, 5, 5, 3), 0.5)).shape
+    (2, 5, 5, 8)
+
+  References:
+    arXiv 1606.06160, algorithm 1.
+  """
+
+  def __init__(
+    self,
+    *args: Any,
+    bits: BitWidths = BitWidths(),
+    backend: ops.Backend = "auto",
+    weight_quantizer: ops.WeightQuantizer = quantize_weights,
+    rngs: nnx.Rngs,
+    **kwargs: Any,
+  ):
+    _reject_product(self, kwargs, "conv_general_dilated")
+    super().__init__(*args, rngs=rngs, **kwargs)
+    _add_quantization(self, bits, backend, weight_quantizer, rngs)
+
+  def __call__(
+    self,
+    inputs: jax.Array,
+    *args: Any,
+    bits: BitWidths | None = None,
+    rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    **kwargs: Any,
+  ) -> jax.Array:
+    """Applies the layer.
+
+    Args:
+      inputs: [*batch, *space, features], in [0, 1] where A < 32.
+      *args, **kwargs: as `flax.nnx.Conv` takes them.
+      bits: W, A and G of this call instead of the layer's own; may be traced.
+      rngs: source of the gradient quantizer's key, or the key, instead of the layer's own.
+
+    Returns:
+      [*batch, *space, features].
+
+    Raises:
+      ValueError: as `dorefa_jax.ops.conv_general_dilated`; or G < 32 and the call is
+        differentiated without a source of keys.
+    """
+    weight_quantizer = self.weight_quantizer
+    if self.mask is not None:
+      weight_quantizer = ops.mask_weights(weight_quantizer, self.mask)
+    product = _product(self, ops.conv_general_dilated, bits, rngs, weight_quantizer)
+    return nnx.Conv.__call__(_Injected(self, conv_general_dilated=product), inputs, *args, **kwargs)
+
+
+class Linear(nnx.Linear):
+  """`flax.nnx.Linear` with quantized input, weights and gradient of its output.
+
+  Takes flax's arguments and has flax's parameters, with the same initial values from the
+  same `rngs`. The bias and its gradient are not quantized.
+
+  Args:
+    *args, **kwargs: as `flax.nnx.Linear`. Where `rngs` has a stream "gradients" or a
+      default one, the layer draws the gradient quantizer's keys from a stream of its own.
+    bits: W, A and G; a call's own `bits` go before them.
+    backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
+    weight_quantizer: a function of (weights, bits).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = Linear(3, 4, bits=BitWidths(1, 2, 4), rngs=nnx.Rngs(0))
+    >>> layer(jnp.full((2, 3), 0.5)).shape
+    (2, 4)
+
+  References:
+    arXiv 1606.06160, algorithm 1.
+  """
+
+  def __init__(
+    self,
+    *args: Any,
+    bits: BitWidths = BitWidths(),
+    backend: ops.Backend = "auto",
+    weight_quantizer: ops.WeightQuantizer = quantize_weights,
+    rngs: nnx.Rngs,
+    **kwargs: Any,
+  ):
+    _reject_product(self, kwargs, "dot_general")
+    super().__init__(*args, rngs=rngs, **kwargs)
+    _add_quantization(self, bits, backend, weight_quantizer, rngs)
+
+  def __call__(
+    self,
+    inputs: jax.Array,
+    *args: Any,
+    bits: BitWidths | None = None,
+    rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    **kwargs: Any,
+  ) -> jax.Array:
+    """Applies the layer.
+
+    Args:
+      inputs: [*batch, features], in [0, 1] where A < 32.
+      *args, **kwargs: as `flax.nnx.Linear` takes them.
+      bits: W, A and G of this call instead of the layer's own; may be traced.
+      rngs: source of the gradient quantizer's key, or the key, instead of the layer's own.
+
+    Returns:
+      [*batch, features].
+
+    Raises:
+      ValueError: as `dorefa_jax.ops.dot_general`; or G < 32 and the call is
+        differentiated without a source of keys.
+    """
+    product = _product(self, ops.dot_general, bits, rngs, self.weight_quantizer)
+    return nnx.Linear.__call__(_Injected(self, dot_general=product), inputs, *args, **kwargs)
+
+
+class _Injected:
+  """A layer seen with some attributes replaced, for the length of one call."""
+
+  def __init__(self, layer: nnx.Module, **replaced: Any):
+    self.__dict__.update(replaced, _layer=layer)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._layer, name)
+
+
+def _add_quantization(
+  layer: Any, bits: BitWidths, backend: ops.Backend, weight_quantizer: ops.WeightQuantizer, rngs: nnx.Rngs
+) -> None:
+  ops.resolve_backend(backend)
+  layer.bits = nnx.static(bits)
+  layer.backend = backend
+  layer.weight_quantizer = weight_quantizer
+  layer.gradient_rngs = nnx.data(_gradient_stream(rngs))
+
+
+def _gradient_stream(rngs: nnx.Rngs) -> nnx.RngStream | None:
+  if ops.GRADIENT_STREAM in rngs:
+    return rngs[ops.GRADIENT_STREAM].fork()
+  if "default" not in rngs:
+    return None
+  # Derived, not drawn: a draw would change the initial parameters of the layers that follow.
+  default = rngs["default"]
+  key = jax.random.fold_in(default.key[...], default.count[...])
+  return nnx.RngStream(jax.random.fold_in(key, zlib.crc32(ops.GRADIENT_STREAM.encode())), tag=ops.GRADIENT_STREAM)
+
+
+def _product(layer: Any, op: Any, bits: BitWidths | None, rngs: Any, weight_quantizer: ops.WeightQuantizer) -> Any:
+  bits = layer.bits if bits is None else bits
+  source = layer.gradient_rngs if rngs is None else rngs
+  if isinstance(source, nnx.Rngs):
+    source = source[ops.GRADIENT_STREAM]
+  key = None
+  if source is not None and not is_full_precision(bits.gradients):
+    key = source() if isinstance(source, nnx.RngStream) else source
+
+  def product(*operands: Any, out_sharding: Any = None, **options: Any) -> jax.Array:
+    # nnx names the argument in every call; the lax functions of older versions lack it.
+    if out_sharding is not None:
+      options["out_sharding"] = out_sharding
+    return op(*operands, bits=bits, key=key, backend=layer.backend, weight_quantizer=weight_quantizer, **options)
+
+  return product
+
+
+def _reject_product(layer: Any, kwargs: dict[str, Any], name: str) -> None:
+  if name in kwargs:
+    raise ValueError(f"{name} of {type(layer).__name__} is taken by its quantized product: leave it out")
