@@ -133,7 +133,7 @@ class SvhnConvNet(nn.Module):
           use_running_average=not train, momentum=0.9, epsilon=1e-4, dtype=self.dtype, name=f"bn{index}"
         )(x)
       if spec.pool:
-        x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+        x = max_pool_2x2(x)
       x = bound_for_bits(x, bits, self.bound)
     x = x.reshape(x.shape[0], -1)
     x = Dense(self.num_classes, dtype=self.dtype, backend=self.backend, name="fc")(x, bits=last_bits)
@@ -153,6 +153,23 @@ def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:
   if isinstance(bits.activations, int):
     return bound(x, kind if bits.activations < FULL_PRECISION else "relu")
   return jnp.where(bits.activations < FULL_PRECISION, bound(x, kind), bound(x, "relu"))
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+  """Max pooling by 2 in both directions, borders padded as "SAME".
+
+  On even sizes a maximum over a reshaped array, whose gradient (shared by equal maxima) XLA
+  computes on CPUs several times as fast as that of a pooling window.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+  """
+  batch, height, width, channels = x.shape
+  if height % 2 or width % 2:
+    return nn.max_pool(x, (2, 2), (2, 2), "SAME")
+  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
 
 
 def scaled_features(width: float) -> tuple[int, ...]:

@@ -1,0 +1,73 @@
+"""A data set as loaded once, in files that every trial of a sweep maps into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.config import DataConfig
+from experiments.data.dataset import Dataset, Split
+from experiments.data.loading import load_dataset
+from experiments.records import read_json, write_json
+
+RECORD, CONFIG = "data.json", "config.json"
+ARRAYS = ("train.images", "train.labels", "test.images", "test.labels")
+
+
+def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
+  """Loads a data set, from a cache where that holds it, into the cache where not.
+
+  Args:
+    config: which data set.
+    directory: of the cache, None for no cache.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DataError: the data are not to be had, or damaged.
+
+  Example:
+    >>> load_cached(DataConfig("street_digits", train_size=2, test_size=2), None).name
+    'street_digits'
+  """
+  if directory is None:
+    return load_dataset(config)
+  kept = read_json(directory / RECORD)
+  if kept is not None and read_json(directory / CONFIG) == dataclasses.asdict(config):
+    train_images, train_labels, test_images, test_labels = (
+      np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+    )
+    return Dataset(kept["name"], kept["source"], Split(train_images, train_labels), Split(test_images, test_labels))
+  dataset = load_dataset(config)
+  directory.mkdir(parents=True, exist_ok=True)
+  arrays = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
+  for name, array in zip(ARRAYS, arrays):
+    np.save(directory / f"{name}.npy", array)
+  write_json(directory / CONFIG, dataclasses.asdict(config))
+  write_json(directory / RECORD, record(dataset, config))  # last: it says that the rest is complete
+  return dataset
+
+
+def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:
+  """What a trial's records say of its data.
+
+  Args:
+    dataset: what was loaded.
+    config: what was asked for.
+
+  Returns:
+    Name, source, sizes, digest, and whether another set stands in.
+  """
+  return {
+    "name": dataset.name,
+    "asked_for": config.name,
+    "stand_in": dataset.name != config.name,
+    "source": dataset.source,
+    "train": len(dataset.train.labels),
+    "test": len(dataset.test.labels),
+    "digest": dataset.digest(),
+  }

@@ -1,0 +1,121 @@
+"""SVHN's own files: reading, checking and downloading the .mat files."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import shutil
+import urllib.error
+import urllib.request
+
+import numpy as np
+import scipy.io
+
+from experiments.data.dataset import DataError, Dataset, Split, check_split
+
+FILES = {split: f"{split}_32x32.mat" for split in ("train", "test", "extra")}
+
+
+def load_svhn_mat(directory: pathlib.Path, *, extra: bool) -> Dataset:
+  """Reads SVHN from a folder of .mat files.
+
+  Args:
+    directory: holds `train_32x32.mat`, `test_32x32.mat` and, if wanted, `extra_32x32.mat`.
+    extra: append the extra images to the training images.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DataError: a file is missing, damaged or of wrong shape.
+
+  Example:
+    >>> load_svhn_mat(pathlib.Path("/nowhere"), extra=False)
+    Traceback (most recent call last):
+      ...
+    experiments.data.dataset.DataError: /nowhere: no train_32x32.mat, needed for SVHN's train split
+  """
+  wanted = ["train", "test", "extra"] if extra else ["train", "test"]
+  for split in wanted:
+    if not (directory / FILES[split]).is_file():
+      hint = "; set config.data.extra=false to train without it" if split == "extra" else ""
+      raise DataError(f"{directory}: no {FILES[split]}, needed for SVHN's {split} split{hint}")
+  splits = {split: read_mat(directory / FILES[split]) for split in wanted}
+  train = splits["train"]
+  if extra:
+    train = Split(
+      np.concatenate([train.images, splits["extra"].images]), np.concatenate([train.labels, splits["extra"].labels])
+    )
+  return Dataset(name="svhn", source=f"{', '.join(FILES[s] for s in wanted)} in {directory}", train=train, test=splits["test"])
+
+
+def read_mat(path: pathlib.Path) -> Split:
+  """Reads one of SVHN's cropped-digit files.
+
+  Args:
+    path: a MATLAB 5 file with X [32, 32, 3, n] uint8 and y [n, 1], 10 for the digit 0.
+
+  Returns:
+    Images [n, 32, 32, 3] and labels 0 to 9.
+
+  Raises:
+    DataError: the file is damaged, or X and y are not as above.
+  """
+  try:
+    content = scipy.io.loadmat(str(path))
+  except Exception as error:  # scipy raises whatever its parser stumbles over: zlib.error, TypeError, ...
+    raise DataError(f"{path}: not a readable .mat file, truncated or damaged ({type(error).__name__}: {error})") from error
+  for name in ("X", "y"):
+    if name not in content:
+      raise DataError(f"{path}: no variable {name!r}; SVHN's cropped-digit files hold X and y")
+  images, labels = content["X"], content["y"]
+  if images.ndim != 4 or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
+    raise DataError(f"{path}: X must be [32, 32, 3, n] uint8, found {list(images.shape)} {images.dtype}")
+  count = images.shape[-1]
+  if labels.size != count or labels.shape not in ((count, 1), (1, count), (count,)):
+    raise DataError(f"{path}: y must be [{count}, 1] to match X, found {list(labels.shape)}")
+  labels = labels.reshape(-1)
+  integral = np.issubdtype(labels.dtype, np.number) and np.all(labels == np.round(labels))
+  wrong = np.flatnonzero(~((labels >= 1) & (labels <= 10))) if integral else np.arange(1)
+  if len(wrong):
+    raise DataError(f"{path}: y must be 1 to 10 (10 is the digit 0), found {labels[wrong[0]]} at image {wrong[0]}")
+  images = np.ascontiguousarray(images.transpose(3, 0, 1, 2))
+  return check_split(images, labels.astype(np.int32) % 10, str(path))
+
+
+def download_svhn(directory: pathlib.Path, *, extra: bool) -> None:
+  """Downloads the .mat files that `directory` lacks, checked against TFDS's checksums.
+
+  Args:
+    directory: made where missing. A file appears in it only when it is complete.
+    extra: download `extra_32x32.mat` (1.3 GB) too.
+
+  Raises:
+    DataError: no network, a failed transfer, or a wrong checksum.
+  """
+  import tensorflow_datasets as tfds
+
+  wanted = [FILES[split] for split in ("train", "test", *(["extra"] if extra else []))]
+  known = {url.rpartition("/")[2]: (url, info) for url, info in tfds.builder_cls("svhn_cropped").url_infos.items()}
+  for name in wanted:
+    if (directory / name).is_file():
+      continue
+    url, info = known[name]
+    partial = directory / f"{name}.part"
+    print(f"downloading {url} ({info.size / 1e6:.0f} MB) to {directory}", flush=True)
+    try:
+      directory.mkdir(parents=True, exist_ok=True)
+      with urllib.request.urlopen(url, timeout=20) as response, open(partial, "wb") as file:
+        shutil.copyfileobj(response, file, 1 << 20)
+    except (urllib.error.URLError, OSError) as error:
+      raise DataError(
+        f"config.data: no SVHN files in {directory}, and the download of {url} failed ({error}); put "
+        f"{', '.join(wanted)} into a folder and name it in config.data.dir"
+      ) from error
+    digest = hashlib.sha256()
+    with open(partial, "rb") as file:
+      while block := file.read(1 << 20):
+        digest.update(block)
+    if digest.hexdigest() != info.checksum:
+      raise DataError(f"{partial}: checksum of {url} is wrong, the transfer was damaged; delete it and run again")
+    partial.rename(directory / name)

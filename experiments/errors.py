@@ -1,0 +1,64 @@
+"""Errors that a user can mend: one line on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+
+from experiments.data.dataset import DataError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+class UsageError(Exception):
+  """A wrong flag, config field, directory or file; the message is one line."""
+
+
+def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
+  """Turns `UsageError` and `DataError` of a main function into one line and exit code 2.
+
+  Args:
+    main: returns an exit code.
+
+  Returns:
+    The function, which prints the line instead of raising.
+
+  Example:
+    >>> def main() -> int:
+    ...   raise UsageError("config.x must be 1")
+    >>> one_line_errors(main)()
+    2
+  """
+
+  @functools.wraps(main)
+  def wrapped(*args: object, **kwargs: object) -> int:
+    try:
+      return main(*args, **kwargs)
+    except (UsageError, DataError) as error:
+      print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+      return USAGE_ERROR
+
+  return wrapped
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+  """A hint at the nearest known word, and all of them.
+
+  Args:
+    word: the unknown word.
+    known: the legal ones.
+
+  Returns:
+    Text that starts with a semicolon.
+
+  Example:
+    >>> did_you_mean("widht", ["width", "bound"])
+    "; did you mean 'width'? known: bound, width"
+  """
+  names = sorted(known)
+  close = difflib.get_close_matches(word, names, n=1)
+  hint = f" did you mean '{close[0]}'?" if close else ""
+  return f";{hint} known: {', '.join(names)}"

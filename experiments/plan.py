@@ -1,0 +1,155 @@
+"""The trials of a sweep: the grid, their names, and how long they will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from dorefa_jax.bits import BitWidths
+from dorefa_jax.models.svhn import MODEL_WIDTHS
+from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig, check_width, parse_bits
+from experiments.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig:
+  """The axes of a study; a trial for every combination.
+
+  Attributes:
+    bits: settings (W, A, G), as tuples or "W,A,G".
+    widths: of the model.
+    first_last: pairs (quantize the first layer, quantize the last one).
+    seeds: of training.
+  """
+
+  bits: tuple[Any, ...] = ()
+  widths: tuple[float, ...] = (1.0,)
+  first_last: tuple[tuple[bool, ...], ...] = ((False, False),)
+  seeds: tuple[int, ...] = (0,)
+
+  def check(self, where: str) -> None:
+    """Raises UsageError for an axis that is empty, or a value that no run can use."""
+    for field in dataclasses.fields(self):
+      if not getattr(self, field.name):
+        raise UsageError(f"{where}.{field.name} must have at least one value, got an empty tuple")
+    self.settings(f"{where}.bits")
+    for index, width in enumerate(self.widths):
+      check_width(width, f"{where}.widths[{index}]")
+    for pair in self.first_last:
+      if len(pair) != 2:
+        raise UsageError(f"{where}.first_last must be pairs (first, last) of true or false, got {pair}")
+    if min(self.seeds) < 0:
+      raise UsageError(f"{where}.seeds must be integers from 0, got {self.seeds}")
+
+  def settings(self, where: str = "config.grid.bits") -> list[BitWidths]:
+    """The bit widths; one setting may stand without a tuple around it.
+
+    Example:
+      >>> GridConfig(bits=(1, 2, 4)).settings() == GridConfig(bits=("1,2,4",)).settings()
+      True
+    """
+    one = len(self.bits) == 3 and all(isinstance(width, int) for width in self.bits)
+    return [parse_bits(value, where) for value in ((self.bits,) if one else self.bits)]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+  """A study.
+
+  Attributes:
+    name: heads the report.
+    paper_table: table of the paper whose numbers stand beside the results: "table1_svhn", "table3_first_last" or "".
+    grid: what varies.
+    data: of all trials.
+    model: of all trials; `width`, `quantize_first` and `quantize_last` come from the grid.
+    train: of all trials; `seed` comes from the grid.
+  """
+
+  name: str = "sweep"
+  paper_table: str = ""
+  grid: GridConfig = GridConfig()
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig()
+  train: TrainConfig = TrainConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One cell of the grid.
+
+  Attributes:
+    name: its directory's name.
+    bits: its bit widths.
+    config: all of it.
+  """
+
+  name: str
+  bits: BitWidths
+  config: TrialConfig
+
+
+def plan_trials(sweep: SweepConfig) -> list[Trial]:
+  """All trials of a sweep, widths alternating so that several at once are of different shapes.
+
+  Args:
+    sweep: the study.
+
+  Returns:
+    Trials with distinct names.
+
+  Example:
+    >>> sweep = SweepConfig(grid=GridConfig(bits=("1,2,4", "8,8,8"), widths=(0.5, 0.25)))
+    >>> [trial.name for trial in plan_trials(sweep)]
+    ['w0.5_1-2-4_s0', 'w0.25_1-2-4_s0', 'w0.5_8-8-8_s0', 'w0.25_8-8-8_s0']
+  """
+  grid = sweep.grid
+  trials = {}
+  for seed, pair, bits, width in itertools.product(grid.seeds, grid.first_last, grid.settings(), grid.widths):
+    model = dataclasses.replace(sweep.model, width=width, quantize_first=pair[0], quantize_last=pair[1])
+    config = TrialConfig(str(bits), sweep.data, model, dataclasses.replace(sweep.train, seed=seed))
+    marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "")
+    name = f"w{width:g}_{str(bits).replace(',', '-')}{marks}_s{seed}"
+    trials[name] = Trial(name, bits, config)
+  return list(trials.values())
+
+
+def model_name(width: float) -> str:
+  """The paper's letter of a width, or the width.
+
+  Example:
+    >>> model_name(0.25), model_name(0.3)
+    ('C', 'width 0.3')
+  """
+  letters = {value: letter for letter, value in MODEL_WIDTHS.items()}
+  return letters.get(width, f"width {width:g}")
+
+
+def scheme_name(model: ModelConfig) -> str:
+  """Which exempt layers a trial quantizes all the same, as table 3 writes it.
+
+  Example:
+    >>> scheme_name(ModelConfig(quantize_first=True))
+    ' + first'
+  """
+  return (" + first" if model.quantize_first else "") + (" + last" if model.quantize_last else "")
+
+
+def duration(seconds: float) -> str:
+  """A duration for people.
+
+  Example:
+    >>> duration(75), duration(7500), duration(2.5 * 86400)
+    ('1 min 15 s', '2 h 5 min', '2 d 12 h')
+  """
+  whole = round(seconds)
+  units: Iterable[tuple[int, str]] = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+  parts = []
+  for size, unit in units:
+    if whole >= size or (unit == "s" and not parts):
+      parts.append(f"{whole // size} {unit}")
+      whole %= size
+    elif parts:
+      break
+  return " ".join(parts[:2])

@@ -1,0 +1,189 @@
+"""Runs a study: `python -m experiments.sweep --config=configs/svhn_grid.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from experiments.cli import Parser, load_config, parse
+from experiments.config import DataConfig, read
+from experiments.errors import INTERRUPTED, UsageError, one_line_errors
+from experiments.executor import Executor, LocalExecutor, RayExecutor
+from experiments.plan import SweepConfig, duration, plan_trials
+from experiments.records import read_json
+from experiments.runner import load_states, run_trials
+from experiments.workdir import lock_workdir, prepare_workdir
+
+CONFIG = "sweep.json"
+FAILED_TRIALS = 1
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    0: every trial has a result; 1: some failed; 2: wrong use; 130: interrupted, to be
+    resumed by the same command.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  flags, overrides = parse(_parser(), arguments)
+  sweep = read(SweepConfig, load_config(flags.config, overrides).to_dict())
+  if flags.workers < 0:
+    raise UsageError(f"--workers must be an integer from 0 (0 = one for each core or GPU), got {flags.workers}")
+  console = Console()
+  workdir = pathlib.Path(flags.workdir or default_workdir(flags.config))
+  if flags.dry_run:
+    return _dry_run(sweep, workdir, flags.workers, console)
+  prepare_workdir(workdir, CONFIG, dataclasses.asdict(sweep), flag="--workdir")
+  with lock_workdir(workdir):
+    return _run(sweep, workdir, flags, console, arguments)
+
+
+def _parser() -> Parser:
+  parser = Parser(
+    prog="python -m experiments.sweep",
+    description=__doc__,
+    epilog="Any field of the config can be set: --config.grid.bits='1,2,4;8,8,8' --config.train.epochs=5",
+  )
+  parser.add_argument("--config", required=True, help="FILE[:PRESET], such as configs/svhn_grid.py:paper")
+  parser.add_argument("--workdir", default="", help="where all results go (default: runs/NAME_PRESET)")
+  parser.add_argument("--dry_run", action="store_true", help="print the plan, run nothing")
+  parser.add_argument("--workers", type=int, default=0, help="trials at once (default: one for each core or GPU)")
+  parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where trials run")
+  return parser
+
+
+def default_workdir(spec: str) -> str:
+  """Where a config's results go unless told otherwise.
+
+  Example:
+    >>> default_workdir("configs/svhn_grid.py:paper")
+    'runs/svhn_grid_paper'
+  """
+  path, _, preset = spec.partition(":")
+  return f"runs/{pathlib.Path(path).stem}" + (f"_{preset}" if preset else "")
+
+
+def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console, arguments: list[str]) -> int:
+  from experiments.report import write_report
+  from experiments.study import build_study
+  from experiments.terminal import Board, study_table
+
+  data = prepare_data(sweep.data, workdir)
+  _announce(data, console)
+  command = f"python -m experiments.sweep {shlex.join(arguments)}"
+  states = load_states(plan_trials(sweep), workdir)
+  report = workdir / "report.html"
+
+  def refresh() -> None:
+    write_report(sweep, build_study(sweep, workdir, data), report, command)
+
+  executor: Executor = RayExecutor(flags.workers) if flags.executor == "ray" else LocalExecutor(flags.workers)
+  cache = (workdir / "xla_cache").absolute()
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+  try:
+    with Board(states, console) as board:
+
+      def notify(state: Any, line: str) -> None:
+        board.notify(state, line)
+        if state.result is not None:
+          refresh()
+
+      trial_flags = [f"--data_cache={(workdir / 'data').absolute()}"]
+      finished = asyncio.run(run_trials(states, executor, trial_flags, notify))
+  finally:
+    executor.close()
+  refresh()
+  if not finished:
+    console.print(f"stopped; nothing is lost. Go on with:\n  {command}", markup=False, highlight=False, soft_wrap=True)
+    return INTERRUPTED
+  console.print(study_table(build_study(sweep, workdir, data)))
+  _announce(data, console)
+  failed = [state for state in states if state.status == "failed"]
+  for state in failed:
+    reason = (state.result or {}).get("reason")
+    console.print(f"{state.trial.name} failed: {reason}; see {state.directory}", markup=False, soft_wrap=True)
+  console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+  return FAILED_TRIALS if failed else 0
+
+
+def prepare_data(config: DataConfig, workdir: pathlib.Path) -> dict[str, Any]:
+  """Loads the data once, into a cache that all trials read.
+
+  Args:
+    config: which data.
+    workdir: of the sweep.
+
+  Returns:
+    The record of what was found.
+
+  Raises:
+    DataError: the data are not to be had, or damaged.
+  """
+  from experiments.data.cache import load_cached, record
+
+  kept = read_json(workdir / "data" / "data.json")
+  if kept is not None:
+    return dict(kept)
+  return record(load_cached(config, workdir / "data"), config)
+
+
+def _announce(data: dict[str, Any], console: Console) -> None:
+  if data["stand_in"]:
+    console.print(
+      f"[bold]No {data['asked_for']} found: {data['name']} stands in for it, generated images that look alike. "
+      f"Do not compare these accuracies with the paper's.[/bold]"
+    )
+  console.print(
+    f"data: {data['name']} ({data['source']}), {data['train']} train, {data['test']} test",
+    markup=False,
+    highlight=False,
+    soft_wrap=True,
+  )
+
+
+def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, workers: int, console: Console) -> int:
+  from experiments.data.loading import STREET_DIGITS_SIZES, TRAIN_SIZES, find_directory
+  from experiments.estimate import estimate
+  from experiments.executor import local_slots
+  from experiments.terminal import plan_table
+
+  trials = plan_trials(sweep)
+  directory = find_directory(sweep.data)
+  stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None
+  generated = stands_in or sweep.data.name == "street_digits"
+  full_size = STREET_DIGITS_SIZES[0] if generated else TRAIN_SIZES[sweep.data.name][sweep.data.extra]
+  slots = local_slots(workers)
+  estimated = estimate(trials, sweep.data.train_size or full_size, len(slots))
+  console.print(plan_table(trials, estimated))
+  if generated:
+    source = "street_digits, generated" + (" (no SVHN found)" if stands_in else "")
+  else:
+    source = f"{sweep.data.name} in {directory}" if directory else f"{sweep.data.name}: not found on this machine"
+  states = load_states(trials, workdir)
+  kept = sum(state.status in ("done", "diverged") for state in states)
+  console.print(f"data: {source}", markup=False, highlight=False, soft_wrap=True)
+  console.print(
+    f"{len(trials)} trials, {kept} of them finished in {workdir}; {len(slots)} at once; "
+    f"about {duration(estimated.total)} for all, right to a factor of two",
+    markup=False,
+    highlight=False,
+    soft_wrap=True,
+  )
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

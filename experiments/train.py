@@ -1,0 +1,115 @@
+"""Trains one model: `python -m experiments.train --config=configs/svhn.py --workdir=runs/a`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import pathlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.cli import Parser, load_config, parse
+from experiments.config import TrialConfig, read
+from experiments.errors import INTERRUPTED, UsageError, one_line_errors
+from experiments.records import read_json
+from experiments.workdir import lock_workdir, prepare_workdir
+
+CONFIG = "config.json"
+DIVERGED = 3
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    0: done; 2: wrong use; 3: diverged; 130: interrupted, to be resumed by the same command.
+  """
+  parser = Parser(
+    prog="python -m experiments.train",
+    description=__doc__,
+    epilog="Any field of the config can be set: --config.train.epochs=5 --config.bits=1,2,4",
+  )
+  parser.add_argument("--config", default="", help="FILE[:PRESET]; left out, WORKDIR/config.json is used")
+  parser.add_argument("--workdir", required=True, help="directory of the trial; an unfinished one is resumed")
+  parser.add_argument("--tensorboard", action="store_true", help="write WORKDIR/tensorboard (needs the extra)")
+  parser.add_argument("--data_cache", default="", help="directory in which a sweep shares its data")
+  flags, overrides = parse(parser, sys.argv[1:] if argv is None else argv)
+  directory = pathlib.Path(flags.workdir)
+  config = _config(flags.config, overrides, directory)
+  prepare_workdir(directory, CONFIG, dataclasses.asdict(config))
+  with lock_workdir(directory):
+    return _run(config, directory, flags)
+
+
+def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> TrialConfig:
+  if spec:
+    return read(TrialConfig, load_config(spec, overrides).to_dict())
+  saved = read_json(directory / CONFIG)
+  if saved is None:
+    raise UsageError(f"--config: needed, {directory} holds no {CONFIG} to resume from")
+  if overrides:
+    raise UsageError(f"--config.{next(iter(overrides))}: needs --config=FILE; a resumed trial keeps its config")
+  return read(TrialConfig, saved)
+
+
+def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace) -> int:
+  from experiments.data.cache import load_cached
+  from experiments.progress import Reporter
+  from experiments.trial import RESULT, Interrupted, run_trial
+
+  result = read_json(directory / RESULT)
+  if result is not None and result["status"] != "failed":
+    print(f"{directory} is finished: {_describe(result)}")
+    return 0 if result["status"] == "done" else DIVERGED
+  stop = _stop_on_signals()
+  writer = _tensorboard_writer(directory) if flags.tensorboard else None
+  try:
+    dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
+    result = run_trial(
+      config, dataset, directory, reporter=Reporter(directory), should_stop=stop, writer=writer
+    )
+  except Interrupted:
+    print(f"\nstopped; go on with: python -m experiments.train --workdir={directory}", flush=True)
+    return INTERRUPTED
+  print(_describe(result))
+  return 0 if result["status"] == "done" else DIVERGED
+
+
+def _describe(result: dict[str, Any]) -> str:
+  if result["status"] != "done":
+    return f"{result['status']}: {result['reason']}"
+  return f"best test accuracy {result['best_test_accuracy']:.2%}, last {result['last_test_accuracy']:.2%}"
+
+
+def _stop_on_signals() -> Any:
+  """A function that tells whether SIGINT or SIGTERM has come; a second signal ends the process."""
+  received: list[int] = []
+
+  def note(number: int, _: object) -> None:
+    if received:
+      os._exit(INTERRUPTED)
+    received.append(number)
+
+  signal.signal(signal.SIGINT, note)
+  signal.signal(signal.SIGTERM, note)
+  return lambda: bool(received)
+
+
+def _tensorboard_writer(directory: pathlib.Path) -> Any:
+  if importlib.util.find_spec("tensorboardX") is None:
+    raise UsageError("--tensorboard: needs tensorboardX; pip install 'dorefa-jax[tensorboard]'")
+  import tensorboardX
+
+  return tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+
+
+if __name__ == "__main__":
+  sys.exit(main())

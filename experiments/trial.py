@@ -1,0 +1,259 @@
+"""One trial: training with evaluation, checkpoints and records, resumed bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dorefa_jax
+from experiments.checkpoints import Checkpoints, digest
+from experiments.config import TrialConfig, parse_bits
+from experiments.data import DataError, Dataset, Split
+from experiments.data.cache import record
+from experiments.progress import Progress, Reporter
+from experiments.records import append_line, read_lines, truncate_lines, write_json
+from experiments.steps import Steps, TrainState, build_steps, traced_bits, weight_statistics, zero_totals
+
+METRICS, RESULT, CHECKPOINTS = "metrics.jsonl", "result.json", "checkpoints"
+EVALUATION_BATCH = 500
+STEPS_BETWEEN_CHECKS = 20
+"""The loss is read, and found to be finite or not, once in so many steps: reading waits for the device."""
+
+
+class Interrupted(Exception):
+  """The trial was asked to stop, and has saved where it stands."""
+
+
+@dataclasses.dataclass
+class _Run:
+  """What the parts of a running trial share."""
+
+  config: TrialConfig
+  directory: pathlib.Path
+  steps: Steps
+  bits: dorefa_jax.BitWidths
+  key: jax.Array
+  train: tuple[jax.Array, jax.Array]
+  test: tuple[jax.Array, jax.Array]
+  steps_per_epoch: int
+  checkpoints: Checkpoints
+  reporter: Reporter
+  should_stop: Callable[[], bool]
+
+
+def run_trial(
+  config: TrialConfig,
+  dataset: Dataset,
+  directory: pathlib.Path,
+  *,
+  reporter: Reporter,
+  should_stop: Callable[[], bool] = lambda: False,
+  writer: Any = None,
+) -> dict[str, Any]:
+  """Trains, or goes on training, and returns the result, which `result.json` holds too.
+
+  Batches and noise are functions of (seed, step): the parameters at the end do not depend
+  on how often the trial was stopped, or killed, and started again.
+
+  Args:
+    config: the trial.
+    dataset: the images that `config.data` asks for, or what stands in for them.
+    directory: for metrics, checkpoints and result; may hold those of an earlier run of the same config.
+    reporter: told about the progress.
+    should_stop: asked after every step.
+    writer: a TensorBoard writer with `add_scalar`, or None.
+
+  Returns:
+    The result: status "done", or "diverged" with a reason; accuracies; digests.
+
+  Raises:
+    Interrupted: `should_stop` said so; a checkpoint is saved.
+    DataError: there are fewer training images than a batch has.
+  """
+  run = _start(config, dataset, directory, reporter, should_stop)
+  state = _initial_state(run)
+  truncate_lines(directory / METRICS, int(state.step))
+  status: dict[str, Any] = {"status": "done"}
+  try:
+    for epoch in range(int(state.step) // run.steps_per_epoch, config.train.epochs):
+      state, loss = _train_epoch(run, state, epoch)
+      if not math.isfinite(loss):
+        status = {"status": "diverged", "reason": f"loss is {loss} by step {int(state.step)}, in epoch {epoch + 1}"}
+        break
+      metrics = _end_epoch(run, state, epoch)
+      append_line(directory / METRICS, metrics)
+      _write_scalars(writer, metrics)
+      state = dataclasses.replace(state, totals=zero_totals(state.params))
+      run.checkpoints.save(state)
+  finally:
+    run.checkpoints.close()
+  result = status | _result(run, state)
+  write_json(directory / RESULT, result)
+  return result
+
+
+def _start(
+  config: TrialConfig, dataset: Dataset, directory: pathlib.Path, reporter: Reporter, should_stop: Callable[[], bool]
+) -> _Run:
+  steps_per_epoch = len(dataset.train.labels) // config.train.batch_size
+  if steps_per_epoch == 0:
+    raise DataError(
+      f"config.train.batch_size: {config.train.batch_size} is more than the {len(dataset.train.labels)} training images"
+    )
+  write_json(directory / "data.json", record(dataset, config.data))
+
+  def on_device(split: Split) -> tuple[jax.Array, jax.Array]:
+    return jax.device_put(split.images), jax.device_put(split.labels)
+
+  return _Run(
+    config=config,
+    directory=directory,
+    steps=build_steps(
+      config, channels=dataset.train.images.shape[-1], total_steps=steps_per_epoch * config.train.epochs
+    ),
+    bits=traced_bits(parse_bits(config.bits, "config.bits")),
+    key=jax.random.key(config.train.seed),
+    train=on_device(dataset.train),
+    test=on_device(dataset.test),
+    steps_per_epoch=steps_per_epoch,
+    checkpoints=Checkpoints(directory / CHECKPOINTS),
+    reporter=reporter,
+    should_stop=should_stop,
+  )
+
+
+def _initial_state(run: _Run) -> TrainState:
+  key = jax.random.fold_in(run.key, 0)
+  if run.checkpoints.latest_step() is None:
+    return run.steps.init(key)
+  return run.checkpoints.restore(jax.eval_shape(run.steps.init, key))
+
+
+def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
+  """The order of the images in an epoch.
+
+  Args:
+    seed: of the trial.
+    epoch: from 0.
+    images: number of images.
+    used: how many of them the epoch uses.
+
+  Returns:
+    [used] int32 indices, a pure function of the arguments.
+
+  Example:
+    >>> sorted(epoch_order(0, 0, 5, 5).tolist())
+    [0, 1, 2, 3, 4]
+  """
+  return np.random.default_rng([seed, epoch]).permutation(images)[:used].astype(np.int32)
+
+
+def _train_epoch(run: _Run, state: TrainState, epoch: int) -> tuple[TrainState, float]:
+  """Trains to the end of the epoch, or to a loss that is not finite; returns the epoch's mean loss."""
+  batch_size, count = run.config.train.batch_size, run.steps_per_epoch
+  batches = epoch_order(run.config.train.seed, epoch, len(run.train[1]), count * batch_size).reshape(count, batch_size)
+  step_key = jax.random.fold_in(run.key, 1)
+  first = position = int(state.step) - epoch * count
+  start: float | None = None
+  loss = 0.0
+  while position < count:
+    state = run.steps.train(state, *run.train, batches[position], step_key, run.bits)
+    position += 1
+    if start is None:  # the first step of a process compiles
+      jax.block_until_ready(state.step)
+      start, first = time.monotonic(), position
+    stopping = run.should_stop()
+    saving = stopping or (epoch * count + position) % run.config.train.checkpoint_every == 0
+    if saving or position % STEPS_BETWEEN_CHECKS == 0 or position == count:
+      loss = float(state.totals["loss"]) / position
+      if not math.isfinite(loss):
+        return state, loss
+      rate = (position - first) * batch_size / max(time.monotonic() - start, 1e-9) if position > first else 0.0
+      accuracy = float(state.totals["correct"]) / (position * batch_size)
+      run.reporter(Progress(epoch, run.config.train.epochs, position, count, loss, accuracy, rate))
+    if saving:
+      run.checkpoints.save(state)
+    if stopping:
+      raise Interrupted
+  return state, loss
+
+
+def _end_epoch(run: _Run, state: TrainState, epoch: int) -> dict[str, Any]:
+  count, batch_size = run.steps_per_epoch, run.config.train.batch_size
+  last = run.reporter.last
+  totals = jax.device_get(state.totals)
+  squares = {layer: float(value) / count for layer, value in totals["gradient_squares"].items()}
+  return {
+    "epoch": epoch + 1,
+    "step": int(state.step),
+    "train_loss": float(totals["loss"]) / count,
+    "train_accuracy": float(totals["correct"]) / (count * batch_size),
+    "test_accuracy": evaluate(run.steps, state, run.test, run.bits),
+    "learning_rate": float(run.steps.learning_rate(int(state.step) - 1)),
+    "images_per_second": last.images_per_second if last else 0.0,
+    "gradient_rms": {layer: math.sqrt(value) for layer, value in squares.items()},
+    "weights": weight_statistics(state.params),
+  }
+
+
+def evaluate(steps: Steps, state: TrainState, test: tuple[jax.Array, jax.Array], bits: dorefa_jax.BitWidths) -> float:
+  """The share of test images that a state's model reads right.
+
+  Args:
+    steps: the trial's functions.
+    state: parameters and statistics.
+    test: images and labels, on the device.
+    bits: traced bit widths.
+
+  Returns:
+    Accuracy, 0 to 1.
+  """
+  total = len(test[1])
+  correct = 0
+  for start in range(0, total, EVALUATION_BATCH):
+    indices = np.arange(start, start + EVALUATION_BATCH, dtype=np.int32)
+    valid = indices < total
+    indices = np.where(valid, indices, 0)
+    correct += int(steps.evaluate(state.params, state.batch_stats, *test, indices, valid, bits))
+  return correct / total
+
+
+def _result(run: _Run, state: TrainState) -> dict[str, Any]:
+  records = read_lines(run.directory / METRICS)
+  best = max(records, key=lambda line: line["test_accuracy"], default=None)
+  rates = [line["images_per_second"] for line in records if line["images_per_second"]]
+  device = jax.devices()[0]
+  return {
+    "best_test_accuracy": best["test_accuracy"] if best else None,
+    "best_epoch": best["epoch"] if best else None,
+    "last_test_accuracy": records[-1]["test_accuracy"] if records else None,
+    "epochs": len(records),
+    "steps": int(state.step),
+    "images_per_second": float(np.median(rates)) if rates else None,
+    "params_digest": digest(state.params),
+    "parameters": int(sum(jnp.size(leaf) for leaf in jax.tree.leaves(state.params))),
+    "device": f"{device.platform}: {device.device_kind}",
+    "versions": {"dorefa_jax": dorefa_jax.__version__, "jax": jax.__version__, "flax": flax.__version__},
+  }
+
+
+def _write_scalars(writer: Any, metrics: dict[str, Any]) -> None:
+  if writer is None:
+    return
+  for name in ("train_loss", "train_accuracy", "test_accuracy", "learning_rate", "images_per_second"):
+    writer.add_scalar(name, metrics[name], metrics["step"])
+  for layer, value in metrics["gradient_rms"].items():
+    writer.add_scalar(f"gradient_rms/{layer}", value, metrics["step"])
+  for layer, statistics in metrics["weights"].items():
+    for name, value in statistics.items():
+      writer.add_scalar(f"weights/{layer}/{name}", value, metrics["step"])
+  writer.flush()
