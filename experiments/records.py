@@ -15,10 +15,19 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     path: the file.
     value: what `json` can write.
   """
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file as `write_json` does.
+
+  Args:
+    path: the file.
+    text: its whole content.
+  """
   partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-  with open(partial, "w") as file:
-    json.dump(value, file, indent=2)
-    file.write("\n")
+  with open(partial, "w", encoding="utf-8") as file:
+    file.write(text)
     file.flush()
     os.fsync(file.fileno())
   partial.replace(path)
@@ -75,6 +84,4 @@ def truncate_lines(path: pathlib.Path, last_step: int) -> None:
   """
   kept = [record for record in read_lines(path) if record["step"] <= last_step]
   if path.exists():
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    partial.replace(path)
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

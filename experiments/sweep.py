@@ -18,7 +18,7 @@ from experiments.config import DataConfig, read
 from experiments.errors import INTERRUPTED, UsageError, one_line_errors
 from experiments.executor import Executor, LocalExecutor, RayExecutor
 from experiments.plan import SweepConfig, duration, plan_trials
-from experiments.records import read_json
+from experiments.records import read_json, write_json
 from experiments.runner import load_states, run_trials
 from experiments.workdir import lock_workdir, prepare_workdir
 
@@ -84,6 +84,7 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
   data = prepare_data(sweep.data, workdir)
   _announce(data, console)
   command = f"python -m experiments.sweep {shlex.join(arguments)}"
+  write_json(workdir / "command.json", {"command": command})
   states = load_states(plan_trials(sweep), workdir)
   report = workdir / "report.html"
 

@@ -1,0 +1,59 @@
+"""Tests a trained trial on other images: `python -m experiments.evaluate --workdir=DIR --mat=test_32x32.mat`."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from experiments.checkpoints import Checkpoints
+from experiments.cli import Parser, parse
+from experiments.config import TrialConfig, parse_bits, read
+from experiments.data.svhn import read_mat
+from experiments.errors import UsageError, one_line_errors
+from experiments.records import read_json
+from experiments.steps import build_steps, traced_bits
+from experiments.trial import CHECKPOINTS, evaluate
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    0, or 2 for wrong use.
+  """
+  parser = Parser(prog="python -m experiments.evaluate", description=__doc__)
+  parser.add_argument("--workdir", required=True, help="of a trial, finished or not")
+  parser.add_argument("--mat", required=True, help="a file of SVHN's cropped digits")
+  parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
+  flags, _ = parse(parser, sys.argv[1:] if argv is None else argv)
+  directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
+  saved = read_json(directory / "config.json")
+  if saved is None or not (directory / CHECKPOINTS).is_dir():
+    raise UsageError(f"--workdir: {directory} holds no config.json with checkpoints; name the directory of a trial")
+  if not mat.is_file():
+    raise UsageError(f"--mat: no file {flags.mat!r}")
+  config = read(TrialConfig, saved)
+  split = read_mat(mat)
+  steps = build_steps(config, channels=3, total_steps=1)
+  checkpoints = Checkpoints(directory / CHECKPOINTS)
+  if checkpoints.latest_step() is None:
+    raise UsageError(f"--workdir: {directory} has no checkpoint yet")
+  state = checkpoints.restore(jax.eval_shape(steps.init, jax.random.key(0)))
+  checkpoints.close()
+  bits = parse_bits(flags.bits or config.bits, "--bits")
+  accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
+  share = np.bincount(split.labels).max() / len(split.labels)
+  print(f"accuracy {accuracy:.2%} on {len(split.labels)} images of {mat} with bits {bits} (commonest digit: {share:.2%})")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
