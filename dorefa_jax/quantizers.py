@@ -179,7 +179,10 @@ def bound(x: jax.Array, kind: BoundKind = "clip") -> jax.Array:
   if kind not in BOUND_KINDS:
     raise ValueError(f"kind must be one of {', '.join(map(repr, BOUND_KINDS))}, got {kind!r}")
   zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-  x = jnp.abs(x) if kind == "abs_clip" else jnp.where(x < zero, zero, x)
+  if kind == "abs_clip":
+    x = jnp.where(x == zero, zero, jnp.abs(x))  # JAX's own gradient of |x| at 0 is 1, sign(0) is 0
+  else:
+    x = jnp.where(x < zero, zero, x)
   return jnp.where(x > one, one, x)
 
 
@@ -244,22 +247,34 @@ def round_cotangent(g: jax.Array, threshold: jax.Array, bits: Bits) -> jax.Array
     arXiv 1606.06160, equation 12.
   """
   bits = check_bits(bits)
-  wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+  wide = g.astype(_wide(g))
   n = _steps(bits, wide)
   largest = jnp.max(jnp.abs(wide), axis=tuple(range(1, wide.ndim)), keepdims=True)
   position = (wide / jnp.where(largest == 0, 1, largest) + 1) * (n / 2)
   code = jnp.floor(position)
   code = code + (position - code >= threshold).astype(wide.dtype)
-  return (largest * ((2 * code - n) / n)).astype(g.dtype)
+  return (largest * _divide(2 * code - n, n)).astype(g.dtype)
 
 
 def _steps(bits: Bits, x: jax.Array) -> jax.Array:
   """n = 2^k - 1 in the precision that `x` is quantized in."""
   shift = jnp.minimum(jnp.asarray(bits, jnp.int32), FULL_PRECISION - 1).astype(jnp.uint32)
-  n = ((jnp.uint32(1) << shift) - jnp.uint32(1)).astype(jnp.promote_types(x.dtype, jnp.float32))
-  # XLA turns a division by a constant into a multiplication, which leaves the grid by an ulp:
-  # behind the barrier n is no constant, and static and traced bits compute the same.
-  return lax.optimization_barrier(n)
+  return ((jnp.uint32(1) << shift) - jnp.uint32(1)).astype(_wide(x))
+
+
+def _divide(x: jax.Array, divisor: jax.Array) -> jax.Array:
+  """`x / divisor`, rounded correctly, for a scalar divisor.
+
+  XLA turns the division by a scalar into a multiplication by its reciprocal, in some programs
+  and not in others: levels would be off by an ulp, and static bits would differ from traced
+  ones. It does not see through this select.
+  """
+  return x / jnp.where(x == x, divisor, jnp.nan)
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+  """The precision that `x` is quantized in: float32 where `x` has less."""
+  return x.dtype if x.dtype.itemsize > 4 else jnp.dtype(jnp.float32)
 
 
 def _select(bits: Bits, full: jax.Array, quantized: jax.Array) -> jax.Array:
@@ -275,7 +290,7 @@ def _floating(x: jax.Array, name: str) -> jax.Array:
 
 @jax.custom_vjp
 def _round_to_grid(x: jax.Array, n: jax.Array) -> jax.Array:
-  return (jnp.round(x.astype(n.dtype) * n) / n).astype(x.dtype)
+  return _divide(jnp.round(x.astype(n.dtype) * n), n).astype(x.dtype)
 
 
 _round_to_grid.defvjp(lambda x, n: (_round_to_grid(x, n), None), lambda _, g: (g, None))
@@ -283,7 +298,7 @@ _round_to_grid.defvjp(lambda x, n: (_round_to_grid(x, n), None), lambda _, g: (g
 
 @jax.custom_vjp
 def _binarize(w: jax.Array) -> jax.Array:
-  scale = jnp.mean(jnp.abs(w.astype(jnp.promote_types(w.dtype, jnp.float32)))).astype(w.dtype)
+  scale = jnp.mean(jnp.abs(w.astype(_wide(w)))).astype(w.dtype)
   return jnp.where(w >= 0, scale, -scale)
 
 
@@ -291,12 +306,12 @@ _binarize.defvjp(lambda w: (_binarize(w), None), lambda _, g: (g,))
 
 
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
-  squashed = jnp.tanh(w.astype(jnp.promote_types(w.dtype, jnp.float32)))
+  squashed = jnp.tanh(w.astype(_wide(w)))
   largest = jnp.max(jnp.abs(squashed))
   largest = jnp.where(largest == 0, 1, largest)
   if stop_max_gradient:
     largest = lax.stop_gradient(largest)
-  unit = squashed / (2 * largest) + 0.5
+  unit = _divide(squashed, 2 * largest) + 0.5
   return (2 * _round_to_grid(unit, _steps(bits, unit)) - 1).astype(w.dtype)
 
 

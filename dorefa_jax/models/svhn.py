@@ -137,7 +137,7 @@ class SvhnConvNet(nn.Module):
       x = bound_for_bits(x, bits, self.bound)
     x = x.reshape(x.shape[0], -1)
     x = Dense(self.num_classes, dtype=self.dtype, backend=self.backend, name="fc")(x, bits=last_bits)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
 
 
 def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:
