@@ -4,13 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: sweep test test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q
+
+test-unit: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow
@@ -34,8 +37,7 @@ wheel: $(VENV)/.test
 	cd build/wheel && venv/bin/python -W error -c "import dorefa_jax as d; print(d.__version__, d.BitWidths(1, 2, 4))"
 
 notebooks: $(VENV)/.notebooks
-	$(BIN)/python -m jupytext --test --to py:percent notebooks/*.ipynb
-	PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/python -m pytest -q -p no:xdist --nbmake notebooks
+	PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/python -m pytest -q -p no:xdist --nbmake notebooks tests/notebooks
 
 small-sweep: $(VENV)/.core
 	rm -rf build/small_sweep

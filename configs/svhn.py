@@ -7,10 +7,26 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.bits = "1,2,4"
   config.data = ml_collections.ConfigDict(
-    {"name": "svhn", "dir": "", "extra": True, "download": True, "stand_in": False, "train_size": 0, "test_size": 0, "image_size": 40}
+    {
+      "name": "svhn",
+      "dir": "",
+      "extra": True,
+      "download": True,
+      "stand_in": False,
+      "train_size": 0,
+      "test_size": 0,
+      "image_size": 40,
+    }
   )
   config.model = ml_collections.ConfigDict(
-    {"width": 1.0, "bound": "clip", "quantize_first": False, "quantize_last": False, "dropout_rate": 0.5, "backend": "auto"}
+    {
+      "width": 1.0,
+      "bound": "clip",
+      "quantize_first": False,
+      "quantize_last": False,
+      "dropout_rate": 0.5,
+      "backend": "auto",
+    }
   )
   config.train = ml_collections.ConfigDict(
     {

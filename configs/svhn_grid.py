@@ -24,7 +24,7 @@ def get_config(preset: str = "quick") -> ml_collections.ConfigDict:
   config.paper_table = "table1_svhn"
   config.grid = ml_collections.ConfigDict(
     {
-      "bits": TABLE_1 if paper else ((1, 1, 4), (1, 2, 4), (1, 4, 8), (32, 32, 32)),
+      "bits": TABLE_1 if paper else ((1, 2, 4), (1, 3, 6), (1, 4, 8), (32, 32, 32)),
       "widths": (1.0, 0.5, 0.25, 0.125) if paper else (0.25, 0.125),
       "first_last": ((False, False),),
       "seeds": (0,),
@@ -42,9 +42,7 @@ def get_config(preset: str = "quick") -> ml_collections.ConfigDict:
       "image_size": 40,
     }
   )
-  config.model = ml_collections.ConfigDict(
-    {"bound": "clip", "dropout_rate": 0.5 if paper else 0.0, "backend": "auto"}
-  )
+  config.model = ml_collections.ConfigDict({"bound": "clip", "dropout_rate": 0.5 if paper else 0.0, "backend": "auto"})
   config.train = ml_collections.ConfigDict(
     {
       "epochs": 200 if paper else 5,

@@ -123,7 +123,9 @@ def _draw(one: Series, index: int, places: Sequence[tuple[float, float]], lines:
   stroke, dash = colour(index), DASHES[index // len(PALETTE) % len(DASHES)]
   if lines:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="2" stroke-dasharray="{dash}"/>')
+    parts.append(
+      f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="2" stroke-dasharray="{dash}"/>'
+    )
   labels = one.labels or (one.name,) * len(places)
   for (x, y), label in zip(places, labels):
     radius = 2.5 if lines else 5

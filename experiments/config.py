@@ -147,9 +147,11 @@ def parse_bits(value: Any, where: str) -> BitWidths:
     >>> parse_bits((1, 2, 4), "config.bits")
     BitWidths(weights=1, activations=2, gradients=4)
   """
+  if not isinstance(value, str) and not (isinstance(value, (tuple, list)) and len(value) == 3):
+    raise UsageError(f"{where} must be three integers (weights, activations, gradients) each, got {value!r}")
   try:
     return BitWidths.parse(value) if isinstance(value, str) else BitWidths(*value)
-  except (ValueError, TypeError) as error:
+  except ValueError as error:
     raise UsageError(f"{where}: {error}") from None
 
 

@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   bits = parse_bits(flags.bits or config.bits, "--bits")
   accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
   share = np.bincount(split.labels).max() / len(split.labels)
-  print(f"accuracy {accuracy:.2%} on {len(split.labels)} images of {mat} with bits {bits} (commonest digit: {share:.2%})")
+  print(
+    f"accuracy {accuracy:.2%} on {len(split.labels)} images of {mat} with bits {bits} (commonest digit: {share:.2%})"
+  )
   return 0
 
 

@@ -11,8 +11,8 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from experiments.errors import UsageError
 
@@ -34,6 +34,10 @@ class Slot:
   name: str
   environment: dict[str, str]
   core: int | None = None
+
+  def flags(self) -> list[str]:
+    """What the trial's command is told of its slot."""
+    return [] if self.core is None else [f"--core={self.core}"]
 
 
 class Executor(Protocol):
@@ -64,14 +68,13 @@ class LocalExecutor:
     """Runs one trial; when cancelled, lets it save where it stands."""
     with open(directory / LOG, "ab") as log:
       process = await asyncio.create_subprocess_exec(
-        *train_command(arguments),
+        *train_command([*arguments, *slot.flags()]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         cwd=ROOT,
         env=os.environ | slot.environment,
         start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its trials to stop
-        preexec_fn=_pin_to(slot.core),
       )
     try:
       return await process.wait()
@@ -181,17 +184,13 @@ def _count_gpus() -> int:
   return int(last_line) if last_line.isdigit() else 0
 
 
-def _pin_to(core: int | None) -> Callable[[], Any] | None:
-  return None if core is None else lambda: os.sched_setaffinity(0, {core})
-
-
 async def _stop(process: asyncio.subprocess.Process) -> None:
   """Asks a process to save and end; ends it where it does not."""
   with contextlib.suppress(ProcessLookupError):
     process.terminate()
   try:
     await asyncio.wait_for(process.wait(), SECONDS_TO_STOP)
-  except (TimeoutError, asyncio.TimeoutError, asyncio.CancelledError):
+  except (TimeoutError, asyncio.CancelledError):
     with contextlib.suppress(ProcessLookupError):
       process.kill()
     await process.wait()

@@ -145,7 +145,7 @@ def duration(seconds: float) -> str:
   """
   whole = round(seconds)
   units: Iterable[tuple[int, str]] = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-  parts = []
+  parts: list[str] = []
   for size, unit in units:
     if whole >= size or (unit == "s" and not parts):
       parts.append(f"{whole // size} {unit}")

@@ -185,9 +185,7 @@ def _cost_chart(study: Study, sweep: SweepConfig) -> str:
         points.append((_bit_operations(row, cell, sweep), cell.mean))
         labels.append(f"{study.models[index]}, {row.label}: {cell.text}")
     series.append(Series(f"model {study.models[index]} (width {width:g})", tuple(points), tuple(labels)))
-  return chart(
-    series, x_label="bit operations for one image", y_label="best test accuracy", log_x=True, lines=False
-  )
+  return chart(series, x_label="bit operations for one image", y_label="best test accuracy", log_x=True, lines=False)
 
 
 def _bit_operations(row: Row, cell: Cell, sweep: SweepConfig) -> float:

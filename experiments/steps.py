@@ -62,7 +62,7 @@ def build_model(config: ModelConfig, num_classes: int = 10) -> SvhnConvNet:
     >>> build_model(ModelConfig(width=0.5)).width
     0.5
   """
-  return SvhnConvNet(num_classes=num_classes, **dataclasses.asdict(config))  # type: ignore[arg-type]
+  return SvhnConvNet(num_classes=num_classes, **dataclasses.asdict(config))
 
 
 def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Steps:
@@ -102,7 +102,12 @@ def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Step
     )
 
   def loss_and_correct(
-    params: Tree, batch_stats: Tree, images: jax.Array, labels: jax.Array, bits: BitWidths, keys: tuple[jax.Array, jax.Array]
+    params: Tree,
+    batch_stats: Tree,
+    images: jax.Array,
+    labels: jax.Array,
+    bits: BitWidths,
+    keys: tuple[jax.Array, jax.Array],
   ) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
     logits, updates = model.apply(
       {"params": params, "batch_stats": batch_stats},

@@ -81,7 +81,9 @@ class Board:
         table.add_row(state.trial.name, state.slot, *_progress_cells(state))
     counts = Counter(state.status for state in self._states)
     summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "failed", "running", "waiting"))
-    return Group(table, Text(f"{duration(time.monotonic() - self._start)}: {summary}. Ctrl-C stops, and can be resumed."))
+    return Group(
+      table, Text(f"{duration(time.monotonic() - self._start)}: {summary}. Ctrl-C stops, and can be resumed.")
+    )
 
 
 def _progress_cells(state: TrialState) -> list[str]:

@@ -41,12 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, help="directory of the trial; an unfinished one is resumed")
   parser.add_argument("--tensorboard", action="store_true", help="write WORKDIR/tensorboard (needs the extra)")
   parser.add_argument("--data_cache", default="", help="directory in which a sweep shares its data")
+  parser.add_argument("--core", type=int, default=None, help="pin the process to this CPU core")
   flags, overrides = parse(parser, sys.argv[1:] if argv is None else argv)
+  if flags.core is not None:
+    _pin(flags.core)
   directory = pathlib.Path(flags.workdir)
   config = _config(flags.config, overrides, directory)
   prepare_workdir(directory, CONFIG, dataclasses.asdict(config))
   with lock_workdir(directory):
     return _run(config, directory, flags)
+
+
+def _pin(core: int) -> None:
+  # Before JAX starts: it makes as many threads as the process has cores.
+  try:
+    os.sched_setaffinity(0, {core})
+  except (AttributeError, OSError, OverflowError) as error:
+    raise UsageError(f"--core: cannot pin to core {core} ({error})") from None
 
 
 def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> TrialConfig:
@@ -73,9 +84,7 @@ def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace
   writer = _tensorboard_writer(directory) if flags.tensorboard else None
   try:
     dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
-    result = run_trial(
-      config, dataset, directory, reporter=Reporter(directory), should_stop=stop, writer=writer
-    )
+    result = run_trial(config, dataset, directory, reporter=Reporter(directory), should_stop=stop, writer=writer)
   except Interrupted:
     print(f"\nstopped; go on with: python -m experiments.train --workdir={directory}", flush=True)
     return INTERRUPTED

@@ -16,7 +16,9 @@ def rows():
   for table in ("table1_svhn", "table2_imagenet_alexnet"):
     with open(PAPER / f"{table}.csv", newline="") as file:
       for row in csv.DictReader(file):
-        yield pytest.param(row, id=f"{table}-{row['weights']},{row['activations']},{row['gradients']}-{row.get('note')}")
+        yield pytest.param(
+          row, id=f"{table}-{row['weights']},{row['activations']},{row['gradients']}-{row.get('note')}"
+        )
 
 
 @pytest.mark.parametrize("row", list(rows()))

@@ -128,7 +128,9 @@ def test_two_layers_draw_different_noise(key):
   class Twice(nn.Module):
     @nn.compact
     def __call__(self, x):
-      return [dorefa.linen.Dense(50, bits=dorefa.BitWidths(32, 32, 1), kernel_init=nn.initializers.ones)(x) for _ in range(2)]
+      return [
+        dorefa.linen.Dense(50, bits=dorefa.BitWidths(32, 32, 1), kernel_init=nn.initializers.ones)(x) for _ in range(2)
+      ]
 
   x = images((3,))
   variables = Twice().init(key, x)
@@ -202,7 +204,8 @@ def test_custom_weight_quantizer(key):
 
 
 @pytest.mark.parametrize(
-  ("base", "injected"), [(nn.Conv, "conv_general_dilated_cls"), (nn.Dense, "dot_general_cls"), (nn.Dense, "dot_general")]
+  ("base", "injected"),
+  [(nn.Conv, "conv_general_dilated_cls"), (nn.Dense, "dot_general_cls"), (nn.Dense, "dot_general")],
 )
 def test_flax_still_has_the_field_that_is_injected(base, injected):
   assert injected in inspect.signature(base).parameters

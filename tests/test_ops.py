@@ -52,7 +52,9 @@ def test_scale_belongs_to_the_example_wherever_the_batch_axis_is(key):
   x, w = random((4, 5, 6, 3)), random((5, 4, 3, 3), 1, -1, 1)  # CHWN, OIHW
   layout = ("CHWN", "OIHW", "CHWN")
   y, vjp = jax.vjp(
-    lambda w: ops.conv_general_dilated(x, w, (1, 1), "VALID", bits=dorefa.BitWidths(32, 32, 1), key=key, dimension_numbers=layout),
+    lambda w: ops.conv_general_dilated(
+      x, w, (1, 1), "VALID", bits=dorefa.BitWidths(32, 32, 1), key=key, dimension_numbers=layout
+    ),
     w,
   )
   assert y.shape == (5, 3, 4, 3)

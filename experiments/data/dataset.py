@@ -84,7 +84,9 @@ def check_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
   if len(images) == 0:
     raise DataError(f"{where}: no images")
   if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-    raise DataError(f"{where}: {len(images)} images need as many integer labels, found {list(labels.shape)} {labels.dtype}")
+    raise DataError(
+      f"{where}: {len(images)} images need as many integer labels, found {list(labels.shape)} {labels.dtype}"
+    )
   wrong = np.flatnonzero((labels < 0) | (labels > 9))
   if len(wrong):
     raise DataError(f"{where}: labels must be 0 to 9, found {labels[wrong[0]]} at image {wrong[0]}")

@@ -144,5 +144,7 @@ def _font_distance(text: str) -> np.ndarray:
   canvas.paste(image, ((canvas.width - image.width) // 2, (side - image.height) // 2))
   inside = np.asarray(canvas) > 127
   distance = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
-  resized = Image.fromarray((distance / image.height).astype(np.float32)).resize((CELL, CELL), Image.Resampling.BILINEAR)
+  resized = Image.fromarray((distance / image.height).astype(np.float32)).resize(
+    (CELL, CELL), Image.Resampling.BILINEAR
+  )
   return np.asarray(resized)

@@ -47,7 +47,7 @@ def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
   where = f"{directory / tfds_name}, split {split!r}"
   try:
     source = tfds.data_source(tfds_name, data_dir=str(directory), split=split, download=False)
-    records = source.__getitems__(range(len(source)))
+    records = [source[index] for index in range(len(source))]
   except NotImplementedError as error:
     raise DataError(
       f"{where}: not prepared as array_record; run 'tfds build {tfds_name} --file_format=array_record'"

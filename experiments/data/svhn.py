@@ -46,7 +46,9 @@ def load_svhn_mat(directory: pathlib.Path, *, extra: bool) -> Dataset:
     train = Split(
       np.concatenate([train.images, splits["extra"].images]), np.concatenate([train.labels, splits["extra"].labels])
     )
-  return Dataset(name="svhn", source=f"{', '.join(FILES[s] for s in wanted)} in {directory}", train=train, test=splits["test"])
+  return Dataset(
+    name="svhn", source=f"{', '.join(FILES[s] for s in wanted)} in {directory}", train=train, test=splits["test"]
+  )
 
 
 def read_mat(path: pathlib.Path) -> Split:
@@ -64,7 +66,9 @@ def read_mat(path: pathlib.Path) -> Split:
   try:
     content = scipy.io.loadmat(str(path))
   except Exception as error:  # scipy raises whatever its parser stumbles over: zlib.error, TypeError, ...
-    raise DataError(f"{path}: not a readable .mat file, truncated or damaged ({type(error).__name__}: {error})") from error
+    raise DataError(
+      f"{path}: not a readable .mat file, truncated or damaged ({type(error).__name__}: {error})"
+    ) from error
   for name in ("X", "y"):
     if name not in content:
       raise DataError(f"{path}: no variable {name!r}; SVHN's cropped-digit files hold X and y")

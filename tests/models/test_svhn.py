@@ -105,9 +105,7 @@ def test_dropout_keeps_the_last_convolutions_input_on_the_grid(monkeypatch, trai
   quantize_input = ops._quantize_input
   monkeypatch.setattr(ops, "_quantize_input", lambda x, bits: seen.append((x, quantize_input(x, bits))) or seen[-1][1])
   model, variables = trained
-  model.apply(
-    variables, images(8), bits=BITS, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
-  )
+  model.apply(variables, images(8), bits=BITS, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)})
   before, after = seen[6]
   assert (np.isclose(np.asarray(after)[..., None] * 3, np.arange(4)).any(-1)).all()
   assert float(before.max()) <= 1
@@ -120,9 +118,7 @@ def test_dropout_keeps_the_expectation():
   variables = model.init(jax.random.key(0), x)
 
   def conv6(key):
-    _, state = model.apply(
-      variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-    )
+    _, state = model.apply(variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": key})
     return state["batch_stats"]["bn6"]["mean"]
 
   means = jnp.stack([conv6(jax.random.key(i)) for i in range(40)])
@@ -164,7 +160,9 @@ def test_width_without_channels_is_named(width):
     scaled_features(width)
 
 
-@pytest.mark.parametrize("bad", [jnp.zeros((1, 32, 32, 3)), jnp.zeros((40, 40, 3)), jnp.zeros((1, 40, 40, 3), jnp.uint8)])
+@pytest.mark.parametrize(
+  "bad", [jnp.zeros((1, 32, 32, 3)), jnp.zeros((40, 40, 3)), jnp.zeros((1, 40, 40, 3), jnp.uint8)]
+)
 def test_wrong_images_are_named(bad, key):
   with pytest.raises(ValueError, match="images must be"):
     dorefa.models.SvhnConvNet(width=0.125).init(key, bad)

@@ -1,0 +1,85 @@
+"""Timing of variants side by side: interleaved rounds in one process, medians, ratios."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def interleaved(variants: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
+  """Runs all variants in turn, so that other load on the machine meets all of them.
+
+  Args:
+    variants: {name: function without arguments that returns JAX arrays}.
+    rounds: how often each is timed, after one call that is not.
+
+  Returns:
+    {name: seconds of process time of each round}.
+  """
+  for run in variants.values():
+    jax.block_until_ready(run())
+  times: dict[str, list[float]] = {name: [] for name in variants}
+  for _ in range(rounds):
+    for name, run in variants.items():
+      start = time.process_time()
+      jax.block_until_ready(run())
+      times[name].append(time.process_time() - start)
+  return times
+
+
+def table(times: Mapping[str, list[float]], baseline: str) -> str:
+  """Medians, and their ratios to a baseline, as Markdown.
+
+  Example:
+    >>> print(table({"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0, 1.0]}, "b"))
+    | variant | median ms | over b |
+    |---|---|---|
+    | a | 2000.0 | 2.00 |
+    | b | 1000.0 | 1.00 |
+  """
+  medians = {name: statistics.median(values) for name, values in times.items()}
+  lines = [f"| variant | median ms | over {baseline} |", "|---|---|---|"]
+  lines += [f"| {name} | {value * 1e3:.1f} | {value / medians[baseline]:.2f} |" for name, value in medians.items()]
+  return "\n".join(lines)
+
+
+def machine() -> dict[str, str]:
+  """What a figure was measured on: processor, cores of this process, versions, commit."""
+  model = platform.processor() or "unknown"
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.exists():
+    names = [
+      line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+    ]
+    model = names[0] if names else model
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+  return {
+    "processor": model,
+    "cores": str(cores),
+    "device": jax.devices()[0].device_kind,
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+    "commit": commit.stdout.strip() or "unknown",
+  }
+
+
+def save(path: pathlib.Path, name: str, results: Any) -> None:
+  """Writes results and machine as JSON.
+
+  Args:
+    path: the file.
+    name: of the benchmark.
+    results: what `json` can write.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps({"benchmark": name, "machine": machine(), "results": results}, indent=2) + "\n")

@@ -1,0 +1,110 @@
+"""A training step of the emulation against plain flax: `taskset -c 1 python -m benchmarks.training_step`."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dorefa_jax as dorefa
+from benchmarks.timing import interleaved, machine, save, table
+from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, max_pool_2x2, scaled_features
+
+BASELINE = "flax float32"
+
+
+class PlainConvNet(nn.Module):
+  """The same network of flax's own layers, with ReLU: nothing of this library but its pooling."""
+
+  width: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    for index, (features, spec) in enumerate(zip(scaled_features(self.width), CONVOLUTIONS)):
+      if index == len(CONVOLUTIONS) - 1:
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+      x = nn.Conv(features, (spec.kernel,) * 2, padding=spec.padding, use_bias=index == 0)(x)
+      if index:
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-4)(x)
+      x = nn.relu(max_pool_2x2(x) if spec.pool else x)
+    return nn.Dense(10)(x.reshape(x.shape[0], -1))
+
+
+def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> Callable[[], Any]:
+  """A compiled step (loss, gradients, batch norm, Adam) as a function without arguments.
+
+  Args:
+    model: called as `model(images, train=True)`, and with `bits=` where given.
+    images: a batch.
+    labels: of the batch.
+    *bits: none, or one setting; arrays in it make it an argument of the compiled program.
+
+  Returns:
+    The function; it returns the new parameters.
+  """
+  key = jax.random.key(0)
+  variables = model.init({"params": key, "dropout": key}, images, train=False)
+  optimizer = optax.adam(1e-3, eps=1e-5)
+  opt_state = optimizer.init(variables["params"])
+  is_static = bool(bits) and isinstance(bits[0].weights, int)
+
+  def step(variables: Any, opt_state: Any, key: jax.Array, arguments: tuple[dorefa.BitWidths, ...]) -> Any:
+    options = {"bits": (bits if is_static else arguments)[0]} if bits else {}
+    gradients_key, dropout_key = jax.random.split(key)
+
+    def loss(params: Any) -> Any:
+      logits, updates = model.apply(
+        {**variables, "params": params},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"gradients": gradients_key, "dropout": dropout_key},
+        **options,
+      )
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
+
+    gradients, updates = jax.grad(loss, has_aux=True)(variables["params"])
+    changes, opt_state = optimizer.update(gradients, opt_state)
+    return {"params": optax.apply_updates(variables["params"], changes), **updates}, opt_state
+
+  arguments = () if is_static else bits
+  compiled = jax.jit(step).lower(variables, opt_state, key, arguments).compile()
+  return lambda: compiled(variables, opt_state, key, arguments)
+
+
+def main() -> None:
+  """Prints a table for each model, and writes them as JSON."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--models", default="A,D", help="letters of the paper's models")
+  parser.add_argument("--batch", type=int, default=128)
+  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/training_step.json"))
+  flags = parser.parse_args()
+  rng = np.random.default_rng(0)
+  images = jnp.asarray(rng.random((flags.batch, 40, 40, 3), np.float32))
+  labels = jnp.asarray(rng.integers(0, 10, flags.batch))
+  print(machine())
+  results = {}
+  for name in flags.models.split(","):
+    width = MODEL_WIDTHS[name]
+    model, bits = dorefa.models.SvhnConvNet(width=width), dorefa.BitWidths(1, 2, 4)
+    variants = {
+      BASELINE: build_step(PlainConvNet(width), images, labels),
+      "emulated (1,2,4), static bits": build_step(model, images, labels, bits),
+      "emulated (1,2,4), traced bits": build_step(model, images, labels, jax.tree.map(jnp.int32, bits)),
+    }
+    times = interleaved(variants, rounds=flags.rounds)
+    results[name] = times
+    print(f"\nmodel {name}, batch {flags.batch}, one training step\n\n{table(times, BASELINE)}")
+  save(flags.json, "training_step", results)
+
+
+if __name__ == "__main__":
+  main()

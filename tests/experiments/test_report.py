@@ -1,0 +1,130 @@
+import html.parser
+import json
+import re
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.charts import Series, chart, ticks
+from experiments.cli import Parser, load_config, parse
+from experiments.config import DataConfig, TrialConfig, read
+from experiments.plan import GridConfig, SweepConfig, plan_trials
+from experiments.report import main, trial_command, write_report
+from experiments.study import build_study, paper_numbers
+
+SWEEP = SweepConfig(
+  name="A <study> & more",
+  paper_table="table1_svhn",
+  grid=GridConfig(bits=("1,2,4", "32,32,32"), widths=(0.25, 0.125), seeds=(0, 1)),
+  data=DataConfig("svhn"),
+)
+DATA = {"name": "street_digits", "asked_for": "svhn", "stand_in": True, "source": "generated", "train": 10, "test": 5}
+
+
+class Checker(html.parser.HTMLParser):
+  """Fails on tags that are not closed; collects what is loaded from elsewhere."""
+
+  VOID = ("meta", "br")
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.loaded = [], []
+
+  def handle_starttag(self, tag, attributes):
+    if tag not in self.VOID:
+      self.open.append(tag)
+    self.loaded += [value for name, value in attributes if name in ("src", "href")]
+
+  def handle_startendtag(self, tag, attributes):
+    self.loaded += [value for name, value in attributes if name in ("src", "href")]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  for index, trial in enumerate(plan_trials(SWEEP)):
+    directory = tmp_path / "trials" / trial.name
+    directory.mkdir(parents=True)
+    if index == 0:
+      result = {"status": "failed", "reason": "killed by <SIGKILL>"}
+    elif index == 1:
+      continue  # still waiting
+    else:
+      result = {"status": "done", "best_test_accuracy": 0.5 + index / 100, "last_test_accuracy": 0.5, "device": "cpu"}
+      lines = [{"epoch": e, "step": e, "test_accuracy": 0.1 * e + index / 100} for e in (1, 2, 3)]
+      (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory / "result.json").write_text(json.dumps(result))
+  return tmp_path
+
+
+def test_report_is_one_well_formed_file_that_loads_nothing(workdir):
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "python -m x --a='1;2'")
+  text = (workdir / "report.html").read_text()
+  checker = Checker()
+  checker.feed(text)
+  assert checker.open == []
+  assert checker.loaded == []
+  assert "A &lt;study&gt; &amp; more" in text
+  assert "killed by &lt;SIGKILL&gt;" in text
+  assert 'class="warn"' in text
+  assert "0.939" in text  # the paper's model C at (1,2,4)
+
+
+def test_report_of_nothing_yet(tmp_path):
+  write_report(SWEEP, build_study(SWEEP, tmp_path, None), tmp_path / "report.html", "")
+  assert "Nothing to draw yet" in (tmp_path / "report.html").read_text()
+
+
+def test_study_means_over_seeds(workdir):
+  study = build_study(SWEEP, workdir, DATA)
+  row = next(row for row in study.rows if row.label == "32,32,32")
+  values = row.cells[0].accuracies
+  assert len(values) == 2
+  assert row.cells[0].mean == pytest.approx(sum(values) / 2)
+  assert "±" in row.cells[0].text
+  assert row.cells[0].paper == 0.972
+  assert study.rows[0].cells[0].text.startswith("0.5")  # the failed seed is left out of the mean
+
+
+def test_papers_numbers():
+  table = paper_numbers("table1_svhn")
+  assert len(table) == 78  # 20 rows x 4 models, (8,8,8) is missing for A and B
+  assert table["8,8,8", "C"] == 0.970
+  assert ("8,8,8", "A") not in table
+  assert paper_numbers("table3_first_last")["1,2,4 + first + last", "B"] == 0.961
+  assert paper_numbers("") == {}
+
+
+def test_a_trials_command_gives_its_config_back():
+  for trial in plan_trials(SWEEP):
+    words = shlex.split(trial_command(trial))
+    parser = Parser()
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    flags, overrides = parse(parser, words[3:])
+    assert read(TrialConfig, load_config(flags.config, overrides).to_dict()) == trial.config
+
+
+def test_report_command_names_a_wrong_directory(tmp_path, capsys):
+  assert main([f"--workdir={tmp_path}"]) == 2
+  assert re.match(r"error: --workdir: .* holds no sweep.json", capsys.readouterr().err)
+
+
+@given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.booleans())
+def test_ticks_enclose_the_range(low, span, whole):
+  found = ticks(low, low + span, whole=whole)
+  assert 2 <= len(found) <= 9
+  assert found == sorted(set(found))
+  assert found[0] <= low + 1e-6
+  assert found[-1] >= low + span - 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e12), st.floats(0, 1)), max_size=5), st.booleans(), st.booleans())
+def test_any_points_can_be_drawn(points, log_x, lines):
+  drawing = chart([Series("<a>", tuple(points))], x_label="x", y_label="y", log_x=log_x, lines=lines)
+  assert "nan" not in drawing
+  assert "<a>" not in drawing
