@@ -1,0 +1,1 @@
+"""Every speed that is claimed, as a command."""

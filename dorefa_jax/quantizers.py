@@ -179,10 +179,8 @@ def bound(x: jax.Array, kind: BoundKind = "clip") -> jax.Array:
   if kind not in BOUND_KINDS:
     raise ValueError(f"kind must be one of {', '.join(map(repr, BOUND_KINDS))}, got {kind!r}")
   zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-  if kind == "abs_clip":
-    x = jnp.where(x == zero, zero, jnp.abs(x))  # JAX's own gradient of |x| at 0 is 1, sign(0) is 0
-  else:
-    x = jnp.where(x < zero, zero, x)
+  # The zero is set apart since JAX's own gradient of |x| is 1 there, where sign(x) is 0.
+  x = jnp.where(x == zero, zero, jnp.abs(x)) if kind == "abs_clip" else jnp.where(x < zero, zero, x)
   return jnp.where(x > one, one, x)
 
 

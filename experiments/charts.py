@@ -71,9 +71,8 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool =
     parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_x_text(tick, log_x)}</text>')
   middle = (LEFT + WIDTH - RIGHT) / 2
   parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{_text(x_label)}</text>')
-  parts.append(
-    f'<text transform="translate(12 {(HEIGHT - BOTTOM + TOP) / 2}) rotate(-90)" text-anchor="middle">{_text(y_label)}</text>'
-  )
+  turned = f"translate(12 {(HEIGHT - BOTTOM + TOP) / 2}) rotate(-90)"
+  parts.append(f'<text transform="{turned}" text-anchor="middle">{_text(y_label)}</text>')
   for index, one in drawn:
     parts += _draw(one, index, [place(transform(x), y) for x, y in one.points], lines)
   parts.append("</svg>")

@@ -42,7 +42,8 @@ th:first-child, td:first-child { text-align: left; } td small { opacity: .75; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1.5rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); } .key { width: 22px; height: 8px; margin-right: .4rem; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 0; font-size: .9rem; } .legend span { white-space: nowrap; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 0; font-size: .9rem; }
+.legend span { white-space: nowrap; }
 pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); border-radius: 6px; font-size: .8rem; }
 details { border-bottom: 1px solid var(--line); padding: .35rem 0; } summary { cursor: pointer; }
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -78,12 +79,15 @@ def lock_workdir(directory: pathlib.Path) -> Iterator[None]:
     UsageError: another process holds it, or it cannot be written.
   """
   try:
-    file = open(directory / LOCK, "w")
+    descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
   except OSError as error:
     raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UsageError(f"--workdir: {directory} is in use by another process") from None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    os.close(descriptor)
+    raise UsageError(f"--workdir: {directory} is in use by another process") from None
+  try:
     yield
+  finally:
+    os.close(descriptor)

@@ -139,8 +139,8 @@ def _font_distance(text: str) -> np.ndarray:
   image = image.crop(image.getbbox())
   # A narrow "1" keeps its stem's thickness; its box is as wide as the other digits'.
   width = max(image.width, int(0.55 * image.height))
-  side = int(round(image.height / (BODY[1] - BODY[0])))
-  canvas = Image.new("L", (int(round(width / (BODY[1] - BODY[0]))), side))
+  side = round(image.height / (BODY[1] - BODY[0]))
+  canvas = Image.new("L", (round(width / (BODY[1] - BODY[0])), side))
   canvas.paste(image, ((canvas.width - image.width) // 2, (side - image.height) // 2))
   inside = np.asarray(canvas) > 127
   distance = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
