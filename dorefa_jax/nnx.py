@@ -13,7 +13,31 @@ from dorefa_jax.bits import BitWidths, is_full_precision
 from dorefa_jax.quantizers import quantize_weights
 
 
-class Conv(nnx.Conv):
+class _Quantized(nnx.Module):
+  """The constructor that the layers share; the next class in line is flax's own layer."""
+
+  _injected: str
+
+  def __init__(
+    self,
+    *args: Any,
+    bits: BitWidths = BitWidths(),
+    backend: ops.Backend = "auto",
+    weight_quantizer: ops.WeightQuantizer = quantize_weights,
+    rngs: nnx.Rngs,
+    **kwargs: Any,
+  ):
+    if self._injected in kwargs:
+      raise ValueError(f"{self._injected} of {type(self).__name__} is taken by its quantized product: leave it out")
+    ops.resolve_backend(backend)
+    super().__init__(*args, rngs=rngs, **kwargs)
+    self.bits = nnx.static(bits)
+    self.backend = backend
+    self.weight_quantizer = weight_quantizer
+    self.gradient_rngs = nnx.data(_gradient_stream(rngs))
+
+
+class Conv(_Quantized, nnx.Conv):
   """`flax.nnx.Conv` with quantized input, weights and gradient of its output.
 
   Takes flax's arguments and has flax's parameters, with the same initial values from the
@@ -38,18 +62,7 @@ class Conv(nnx.Conv):
     arXiv 1606.06160, algorithm 1.
   """
 
-  def __init__(
-    self,
-    *args: Any,
-    bits: BitWidths = BitWidths(),
-    backend: ops.Backend = "auto",
-    weight_quantizer: ops.WeightQuantizer = quantize_weights,
-    rngs: nnx.Rngs,
-    **kwargs: Any,
-  ):
-    _reject_product(self, kwargs, "conv_general_dilated")
-    super().__init__(*args, rngs=rngs, **kwargs)
-    _add_quantization(self, bits, backend, weight_quantizer, rngs)
+  _injected = "conv_general_dilated"
 
   def __call__(
     self,
@@ -81,7 +94,7 @@ class Conv(nnx.Conv):
     return nnx.Conv.__call__(_Injected(self, conv_general_dilated=product), inputs, *args, **kwargs)
 
 
-class Linear(nnx.Linear):
+class Linear(_Quantized, nnx.Linear):
   """`flax.nnx.Linear` with quantized input, weights and gradient of its output.
 
   Takes flax's arguments and has flax's parameters, with the same initial values from the
@@ -105,18 +118,7 @@ class Linear(nnx.Linear):
     arXiv 1606.06160, algorithm 1.
   """
 
-  def __init__(
-    self,
-    *args: Any,
-    bits: BitWidths = BitWidths(),
-    backend: ops.Backend = "auto",
-    weight_quantizer: ops.WeightQuantizer = quantize_weights,
-    rngs: nnx.Rngs,
-    **kwargs: Any,
-  ):
-    _reject_product(self, kwargs, "dot_general")
-    super().__init__(*args, rngs=rngs, **kwargs)
-    _add_quantization(self, bits, backend, weight_quantizer, rngs)
+  _injected = "dot_general"
 
   def __call__(
     self,
@@ -155,16 +157,6 @@ class _Injected:
     return getattr(self._layer, name)
 
 
-def _add_quantization(
-  layer: Any, bits: BitWidths, backend: ops.Backend, weight_quantizer: ops.WeightQuantizer, rngs: nnx.Rngs
-) -> None:
-  ops.resolve_backend(backend)
-  layer.bits = nnx.static(bits)
-  layer.backend = backend
-  layer.weight_quantizer = weight_quantizer
-  layer.gradient_rngs = nnx.data(_gradient_stream(rngs))
-
-
 def _gradient_stream(rngs: nnx.Rngs) -> nnx.RngStream | None:
   if ops.GRADIENT_STREAM in rngs:
     return rngs[ops.GRADIENT_STREAM].fork()
@@ -192,8 +184,3 @@ def _product(layer: Any, op: Any, bits: BitWidths | None, rngs: Any, weight_quan
     return op(*operands, bits=bits, key=key, backend=layer.backend, weight_quantizer=weight_quantizer, **options)
 
   return product
-
-
-def _reject_product(layer: Any, kwargs: dict[str, Any], name: str) -> None:
-  if name in kwargs:
-    raise ValueError(f"{name} of {type(layer).__name__} is taken by its quantized product: leave it out")
