@@ -58,7 +58,9 @@ def main() -> None:
   """Draws all figures."""
   matplotlib.rcParams["svg.hashsalt"] = "dorefa_jax"
   draw("quantize_k", [(f"{k} bits", lambda x, k=k: dorefa.quantize_k(x, k)) for k in (1, 2, 4)], 0, 1)
-  draw("bound", [(kind, lambda x, kind=kind: dorefa.bound(x, kind)) for kind in ("clip", "abs_clip", "relu")], -1.5, 1.5)
+  draw(
+    "bound", [(kind, lambda x, kind=kind: dorefa.bound(x, kind)) for kind in ("clip", "abs_clip", "relu")], -1.5, 1.5
+  )
   weights = [(f"{k} bits", lambda w, k=k: dorefa.quantize_weights(w, k, stop_max_gradient=True)) for k in (1, 2, 3)]
   draw("weights", weights, -2, 2)
   draw_gradients()

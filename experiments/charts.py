@@ -101,8 +101,8 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     At least two numbers in order; the first is at most `low`, the last at least `high`.
 
   Example:
-    >>> ticks(0.12, 0.38)
-    [0.1, 0.2, 0.3, 0.4]
+    >>> ticks(0.12, 0.88)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
   """
   span = max(high - low, 1.0 if whole else 0.02)
   step = 10.0 ** math.floor(math.log10(span))

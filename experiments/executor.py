@@ -11,7 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from experiments.errors import UsageError
@@ -61,8 +61,9 @@ class LocalExecutor:
   process a core trains twice as much as one process on two.
   """
 
-  def __init__(self, workers: int = 0):
+  def __init__(self, workers: int = 0, environment: Mapping[str, str] | None = None):
     self.slots: Sequence[Slot] = local_slots(workers)
+    self._environment = dict(environment or {})
 
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
     """Runs one trial; when cancelled, lets it save where it stands."""
@@ -73,7 +74,7 @@ class LocalExecutor:
         stdout=log,
         stderr=log,
         cwd=ROOT,
-        env=os.environ | slot.environment,
+        env=self._environment | os.environ | slot.environment,
         start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its trials to stop
       )
     try:
@@ -89,12 +90,13 @@ class LocalExecutor:
 class RayExecutor:
   """Tasks of a Ray cluster whose machines share the work directory and this checkout."""
 
-  def __init__(self, workers: int = 0):
+  def __init__(self, workers: int = 0, environment: Mapping[str, str] | None = None):
     if importlib.util.find_spec("ray") is None:
       raise UsageError("--executor=ray: needs Ray; pip install 'dorefa-jax[ray]'")
     import ray
 
     self._ray = ray
+    self._environment = dict(environment or {})
     address = os.environ.get("RAY_ADDRESS")
     ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
     resources = ray.cluster_resources()
@@ -106,7 +108,7 @@ class RayExecutor:
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
     """Runs one trial as a task; a worker that dies counts as killed."""
     task = self._ray.remote(num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=0)(run_blocking)
-    reference = task.remote(train_command(arguments), str(directory.absolute() / LOG), str(ROOT))
+    reference = task.remote(train_command(arguments), str(directory.absolute() / LOG), self._environment)
     try:
       return int(await asyncio.wrap_future(reference.future()))
     except asyncio.CancelledError:
@@ -124,19 +126,21 @@ class RayExecutor:
     self._ray.shutdown()
 
 
-def run_blocking(command: Sequence[str], log_path: str, root: str) -> int:
+def run_blocking(command: Sequence[str], log_path: str, environment: dict[str, str]) -> int:
   """Runs a command to its end, its output appended to a log; an interrupt stops it gently.
 
   Args:
     command: program and arguments.
     log_path: file for stdout and stderr.
-    root: working directory.
+    environment: variables that are set where the process's own environment does not set them.
 
   Returns:
     The exit code.
   """
   with open(log_path, "ab") as log:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root)
+    process = subprocess.Popen(
+      command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment | os.environ
+    )
     try:
       return process.wait()
     except KeyboardInterrupt:

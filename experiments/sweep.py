@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import pathlib
 import shlex
 import sys
@@ -91,9 +90,8 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
   def refresh() -> None:
     write_report(sweep, build_study(sweep, workdir, data), report, command)
 
-  executor: Executor = RayExecutor(flags.workers) if flags.executor == "ray" else LocalExecutor(flags.workers)
-  cache = (workdir / "xla_cache").absolute()
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+  kind = RayExecutor if flags.executor == "ray" else LocalExecutor
+  executor: Executor = kind(flags.workers, {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla_cache").absolute())})
   try:
     with Board(states, console) as board:
 

@@ -47,7 +47,7 @@ class Dataset:
     Example:
       >>> split = Split(np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int32))
       >>> Dataset("x", "x", split, split).digest()[:6]
-      'f90a76'
+      '098059'
     """
     sha = hashlib.sha256()
     for split in (self.train, self.test):

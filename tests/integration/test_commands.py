@@ -56,7 +56,7 @@ def fails(capfd, main, arguments, *parts):
     (["--config=configs/svhn_grid.py", "--executor=slurm"], ["--executor"]),
   ],
 )
-def test_wrong_use_of_sweep_is_one_line_and_exit_code_2(capfd, monkeypatch, tmp_path, arguments, parts):
+def test_wrong_use_of_sweep_is_one_line_and_exit_code_2(capfd, arguments, parts):
   fails(capfd, sweep.main, arguments, *parts)
 
 
@@ -90,8 +90,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(capfd, tmp_path):
   assert not (tmp_path / "w").exists()
 
 
-def test_a_small_sweep_runs_and_a_second_call_runs_nothing(capfd, tmp_path, monkeypatch):
-  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+def test_a_small_sweep_runs_and_a_second_call_runs_nothing(capfd, tmp_path):
   workdir = tmp_path / "w"
   assert sweep.main([*GRID, f"--workdir={workdir}"]) == 0
   first = capfd.readouterr().out
@@ -106,7 +105,6 @@ def test_a_small_sweep_runs_and_a_second_call_runs_nothing(capfd, tmp_path, monk
   assert "started" not in capfd.readouterr().out
   assert (workdir / "trials" / name / "result.json").stat().st_mtime_ns == before
   assert "stands in for it" in (workdir / "report.html").read_text()
-  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
 
 
 @pytest.fixture(scope="module")
