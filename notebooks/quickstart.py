@@ -19,13 +19,15 @@
 # into a small model, trains it for ten steps, and prints what the model costs.
 
 # %%
-# On Colab this installs the package; elsewhere it does nothing if the package is there.
+# Installs the package where it is missing, as on Colab: from the checkout that this notebook lies in, or by name.
 import importlib.util
+import pathlib
 import subprocess
 import sys
 
 if importlib.util.find_spec("dorefa_jax") is None:
-  subprocess.run([sys.executable, "-m", "pip", "install", "-q", "dorefa-jax", "matplotlib"], check=True)
+  source = ".." if pathlib.Path("../pyproject.toml").exists() else "dorefa-jax"
+  subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, "matplotlib"], check=True)
 
 # %%
 import flax.linen as nn
