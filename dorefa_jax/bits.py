@@ -68,6 +68,20 @@ def is_full_precision(bits: Bits) -> bool:
   return isinstance(bits, int) and bits == FULL_PRECISION
 
 
+def check_bit_widths(bits: Any) -> BitWidths:
+  """Returns `bits`, or raises ValueError where it is no `BitWidths`.
+
+  Example:
+    >>> check_bit_widths((1, 2, 4))
+    Traceback (most recent call last):
+      ...
+    ValueError: bits must be a BitWidths, such as BitWidths(1, 2, 4), got (1, 2, 4)
+  """
+  if not isinstance(bits, BitWidths):
+    raise ValueError(f"bits must be a BitWidths, such as BitWidths(1, 2, 4), got {bits!r}")
+  return bits
+
+
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class BitWidths:

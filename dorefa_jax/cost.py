@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -185,17 +185,17 @@ def summary(
     raise TypeError(f"summary takes a flax.linen module, got {type(model).__name__}")
   if bits is not None:
     call_options["bits"] = bits
-  calls: list[tuple[tuple[str, ...], BitWidths, Any, Any]] = []
+  calls: list[_Call] = []
 
   def record(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
     output = next_call(*args, **kwargs)
     layer = context.module
     is_layer = isinstance(layer, (nn.Conv, nn.Dense)) and context.method_name == "__call__"
-    # A quantized layer builds flax's own in its scope, whose call is part of its own.
-    if is_layer and not (calls and calls[-1][3] is output):
-      calls.append((layer.path, _bits_of_call(layer, kwargs), args[0], output))
-    elif is_layer:
-      calls[-1] = (layer.path, _bits_of_call(layer, kwargs), args[0], output)
+    if is_layer:
+      # A quantized layer builds flax's own in its scope, whose call is part of its own.
+      if calls and calls[-1].output is output:
+        calls.pop()
+      calls.append(_Call(layer.path, _kernel_axes(layer), _bits_of_call(layer, kwargs), args[0], output))
     return output
 
   inputs = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
@@ -204,17 +204,36 @@ def summary(
   return _totals([_layer_cost(call, variables, input_shape[0]) for call in calls], variables)
 
 
+class _Call(NamedTuple):
+  path: tuple[str, ...]
+  kernel_axes: int
+  bits: BitWidths
+  inputs: Any
+  output: Any
+
+
+def _kernel_axes(layer: nn.Conv | nn.Dense) -> int:
+  if isinstance(layer, nn.Dense):
+    return 2
+  return 2 + (len(layer.kernel_size) if isinstance(layer.kernel_size, Sequence) else 1)
+
+
 def _bits_of_call(layer: nn.Module, kwargs: dict[str, Any]) -> BitWidths:
   bits = kwargs.get("bits")
   return getattr(layer, "bits", BitWidths()) if bits is None else bits
 
 
-def _layer_cost(call: tuple[tuple[str, ...], BitWidths, Any, Any], variables: Any, batch: int) -> LayerCost:
-  path, bits, inputs, output = call
+def _layer_cost(call: _Call, variables: Any, batch: int) -> LayerCost:
+  path, expected_axes, bits, inputs, output = call
   parameters = variables["params"]
   for part in path:
     parameters = parameters[part]
   kernel = parameters["kernel"]
+  if kernel.ndim != expected_axes:
+    raise ValueError(
+      f"layer {'/'.join(path)}: its kernel has {kernel.ndim} axes, a single layer's has {expected_axes}; "
+      f"summary cannot count layers under nn.scan or nn.vmap"
+    )
   macs = math.prod(output.shape) // batch * math.prod(kernel.shape[:-1])
   inference = complexity(bits).inference
   return LayerCost(

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from dorefa_jax import ops
-from dorefa_jax.bits import BitWidths, is_full_precision
+from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
 from dorefa_jax.quantizers import quantize_weights
 
 
@@ -112,7 +112,7 @@ class Dense(nn.Dense):
 
 
 def _product(layer: Any, op: Any, bits: BitWidths | None, weight_quantizer: ops.WeightQuantizer) -> Any:
-  bits = layer.bits if bits is None else bits
+  bits = check_bit_widths(layer.bits if bits is None else bits)
   needs_key = not is_full_precision(bits.gradients) and layer.has_rng(ops.GRADIENT_STREAM)
   return functools.partial(
     op,

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from dorefa_jax import ops
-from dorefa_jax.bits import BitWidths, is_full_precision
+from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
 from dorefa_jax.quantizers import quantize_weights
 
 
@@ -34,6 +34,7 @@ class _Quantized(nnx.Module):
     self.bits = nnx.static(bits)
     self.backend = backend
     self.weight_quantizer = weight_quantizer
+    self.deterministic = False  # set by nnx's eval() and train(): evaluation draws no keys
     self.gradient_rngs = nnx.data(_gradient_stream(rngs))
 
 
@@ -157,6 +158,12 @@ class _Injected:
     return getattr(self._layer, name)
 
 
+def _draw(source: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
+  if isinstance(source, nnx.Rngs):
+    source = source[ops.GRADIENT_STREAM]
+  return source() if isinstance(source, nnx.RngStream) else source
+
+
 def _gradient_stream(rngs: nnx.Rngs) -> nnx.RngStream | None:
   if ops.GRADIENT_STREAM in rngs:
     return rngs[ops.GRADIENT_STREAM].fork()
@@ -165,17 +172,16 @@ def _gradient_stream(rngs: nnx.Rngs) -> nnx.RngStream | None:
   # Derived, not drawn: a draw would change the initial parameters of the layers that follow.
   default = rngs["default"]
   key = jax.random.fold_in(default.key[...], default.count[...])
+  if "params" in rngs:  # where parameters have a stream of their own, its count tells layers apart
+    key = jax.random.fold_in(key, rngs["params"].count[...])
   return nnx.RngStream(jax.random.fold_in(key, zlib.crc32(ops.GRADIENT_STREAM.encode())), tag=ops.GRADIENT_STREAM)
 
 
 def _product(layer: Any, op: Any, bits: BitWidths | None, rngs: Any, weight_quantizer: ops.WeightQuantizer) -> Any:
-  bits = layer.bits if bits is None else bits
-  source = layer.gradient_rngs if rngs is None else rngs
-  if isinstance(source, nnx.Rngs):
-    source = source[ops.GRADIENT_STREAM]
+  bits = check_bit_widths(layer.bits if bits is None else bits)
   key = None
-  if source is not None and not is_full_precision(bits.gradients):
-    key = source() if isinstance(source, nnx.RngStream) else source
+  if not layer.deterministic and not is_full_precision(bits.gradients):
+    key = _draw(layer.gradient_rngs if rngs is None else rngs)
 
   def product(*operands: Any, out_sharding: Any = None, **options: Any) -> jax.Array:
     # nnx names the argument in every call; the lax functions of older versions lack it.

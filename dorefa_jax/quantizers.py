@@ -79,8 +79,9 @@ def quantize_weights(w: jax.Array, bits: Bits, *, stop_max_gradient: bool = Fals
     return w
   if isinstance(bits, int):
     return _binarize(w) if bits == 1 else _quantize_tanh(w, bits, stop_max_gradient)
-  many = _select(bits, w, _quantize_tanh(w, bits, stop_max_gradient))
-  return jnp.where(bits == 1, _binarize(w), many)
+  is_tanh_form = (bits != 1) & (bits != FULL_PRECISION)
+  many = _quantize_tanh(w, bits, stop_max_gradient)
+  return jnp.where(is_tanh_form, many, jnp.where(bits == 1, _binarize(w), w))
 
 
 def quantize_activations(x: jax.Array, bits: Bits) -> jax.Array:
@@ -250,7 +251,7 @@ def round_cotangent(g: jax.Array, threshold: jax.Array, bits: Bits) -> jax.Array
   largest = jnp.max(jnp.abs(wide), axis=tuple(range(1, wide.ndim)), keepdims=True)
   position = (wide / jnp.where(largest == 0, 1, largest) + 1) * (n / 2)
   code = jnp.floor(position)
-  code = code + (position - code >= threshold).astype(wide.dtype)
+  code = code + (position - code >= threshold.astype(wide.dtype)).astype(wide.dtype)
   return (largest * _divide(2 * code - n, n)).astype(g.dtype)
 
 
@@ -306,7 +307,8 @@ _binarize.defvjp(lambda w: (_binarize(w), None), lambda _, g: (g,))
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
   squashed = jnp.tanh(w.astype(_wide(w)))
   largest = jnp.max(jnp.abs(squashed))
-  largest = jnp.where(largest == 0, 1, largest)
+  # Below this its square, in the derivative of the quotient, underflows: such weights count as zeros.
+  largest = jnp.where(largest < 1e-18, 1, largest)
   if stop_max_gradient:
     largest = lax.stop_gradient(largest)
   unit = _divide(squashed, 2 * largest) + 0.5

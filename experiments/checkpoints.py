@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.errors import UsageError
 from experiments.steps import TrainState
 
 
@@ -33,24 +32,22 @@ class Checkpoints:
     if self.latest_step() != step:
       self._manager.save(step, args=ocp.args.StandardSave(vars(state)))
 
-  def restore(self, like: TrainState) -> TrainState:
-    """The newest checkpoint.
+  def restore(self, like: TrainState) -> TrainState | None:
+    """The newest checkpoint that can be read; newer ones, which cannot, are deleted.
 
     Args:
       like: a state of the same shapes; `jax.ShapeDtypeStruct` leaves will do.
 
     Returns:
-      The state.
-
-    Raises:
-      UsageError: the checkpoint cannot be read as this trial's.
+      The state, None where there is none.
     """
-    step = self.latest_step()
-    try:
-      return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(vars(like))))
-    except (ValueError, KeyError, OSError, FileNotFoundError) as error:
-      reason = str(error).strip().splitlines()[0]
-      raise UsageError(f"{self._manager.directory}: checkpoint {step} does not fit this trial ({reason})") from error
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(vars(like))))
+      except Exception as error:  # Orbax and tensorstore raise many types for damaged files
+        print(f"checkpoint {step} cannot be read ({type(error).__name__}), going on from an older one", flush=True)
+        self._manager.delete(step)
+    return None
 
   def close(self) -> None:
     """Releases Orbax's threads."""

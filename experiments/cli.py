@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
-import inspect
 import pathlib
+import types
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -64,6 +64,29 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
   return flags, overrides
 
 
+def parse_flags(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+  """Parses the flags of a command that takes no config.
+
+  Args:
+    parser: knows all flags.
+    argv: without the program's name.
+
+  Returns:
+    The flags.
+
+  Raises:
+    UsageError: an unknown flag, or an override.
+
+  Example:
+    >>> parse_flags(Parser(), [])
+    Namespace()
+  """
+  flags, overrides = parse(parser, argv)
+  if overrides:
+    raise UsageError(f"unknown flag --config.{next(iter(overrides))}: this command takes no config")
+  return flags
+
+
 def load_config(spec: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
   """Runs a config file's `get_config` and applies overrides.
 
@@ -90,16 +113,23 @@ def load_config(spec: str, overrides: dict[str, str]) -> ml_collections.ConfigDi
   module = importlib.util.module_from_spec(module_spec)
   try:
     module_spec.loader.exec_module(module)
-    get_config = module.get_config
+    config = _get_config(module, path, preset)
+  except UsageError:
+    raise
   except Exception as error:
     raise UsageError(f"--config: {path!r} does not run: {type(error).__name__}: {error}") from None
+  for field, text in overrides.items():
+    _override(config, field, text)
+  return config
+
+
+def _get_config(module: types.ModuleType, path: str, preset: str) -> ml_collections.ConfigDict:
   presets = getattr(module, "PRESETS", ())
   if preset and preset not in presets:
     raise UsageError(f"--config: preset {preset!r} is not in {path}" + did_you_mean(preset, presets))
-  takes_preset = bool(inspect.signature(get_config).parameters)
-  config = get_config(preset) if preset and takes_preset else get_config()
-  for field, text in overrides.items():
-    _override(config, field, text)
+  config = module.get_config(preset) if preset else module.get_config()
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UsageError(f"--config: get_config of {path!r} must return a ConfigDict, got {type(config).__name__}")
   return config
 
 

@@ -59,7 +59,7 @@ class ModelConfig:
     quantize_first: quantize the first convolution too.
     quantize_last: quantize the last layer too.
     dropout_rate: in front of the last convolution.
-    backend: "auto", "emulated" or "integer".
+    backend: "auto" or "emulated".
   """
 
   width: float = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from experiments.data.dataset import DataError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class UsageError(Exception):
@@ -40,6 +42,14 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
     except (UsageError, DataError) as error:
       print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
       return USAGE_ERROR
+    except OSError as error:
+      if error.errno not in DISK_ERRORS:
+        raise
+      print(f"error: {error}", file=sys.stderr)
+      return USAGE_ERROR
+    except KeyboardInterrupt:
+      print("stopped", file=sys.stderr)
+      return INTERRUPTED
 
   return wrapped
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.checkpoints import Checkpoints
-from experiments.cli import Parser, parse
+from experiments.cli import Parser, parse_flags
 from experiments.config import TrialConfig, parse_bits, read
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, help="of a trial, finished or not")
   parser.add_argument("--mat", required=True, help="a file of SVHN's cropped digits")
   parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
-  flags, _ = parse(parser, sys.argv[1:] if argv is None else argv)
+  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
   saved = read_json(directory / "config.json")
   if saved is None or not (directory / CHECKPOINTS).is_dir():
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   split = read_mat(mat)
   steps = build_steps(config, channels=3, total_steps=1)
   checkpoints = Checkpoints(directory / CHECKPOINTS)
-  if checkpoints.latest_step() is None:
-    raise UsageError(f"--workdir: {directory} has no checkpoint yet")
   state = checkpoints.restore(jax.eval_shape(steps.init, jax.random.key(0)))
   checkpoints.close()
+  if state is None:
+    raise UsageError(f"--workdir: {directory} has no checkpoint yet")
   bits = parse_bits(flags.bits or config.bits, "--bits")
   accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
   share = np.bincount(split.labels).max() / len(split.labels)

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -69,7 +70,7 @@ class LocalExecutor:
     """Runs one trial; when cancelled, lets it save where it stands."""
     with open(directory / LOG, "ab") as log:
       process = await asyncio.create_subprocess_exec(
-        *train_command([*arguments, *slot.flags()]),
+        *train_command([*arguments, *slot.flags(), "--stop_with_parent"]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -108,7 +109,9 @@ class RayExecutor:
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
     """Runs one trial as a task; a worker that dies counts as killed."""
     task = self._ray.remote(num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=0)(run_blocking)
-    reference = task.remote(train_command(arguments), str(directory.absolute() / LOG), self._environment)
+    reference = task.remote(
+      train_command([*arguments, "--stop_with_parent"]), str(directory.absolute() / LOG), self._environment
+    )
     try:
       return int(await asyncio.wrap_future(reference.future()))
     except asyncio.CancelledError:
@@ -142,10 +145,15 @@ def run_blocking(command: Sequence[str], log_path: str, environment: dict[str, s
       command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment | os.environ
     )
     try:
-      return process.wait()
+      while process.poll() is None:  # an interrupt of a Ray task does not break a longer wait
+        time.sleep(0.2)
     except KeyboardInterrupt:
       process.terminate()
-      return process.wait(SECONDS_TO_STOP)
+      try:
+        process.wait(SECONDS_TO_STOP)
+      except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
 
 
 def train_command(arguments: Sequence[str]) -> list[str]:
@@ -170,9 +178,11 @@ def local_slots(workers: int) -> list[Slot]:
   gpus = _count_gpus()
   if gpus:
     share = "0.9" if workers <= gpus else f"{0.9 * gpus / workers:.3f}"
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = visible or [str(index) for index in range(gpus)]
     return [
-      Slot(f"gpu {i % gpus}", {"CUDA_VISIBLE_DEVICES": str(i % gpus), "XLA_PYTHON_CLIENT_MEM_FRACTION": share})
-      for i in range(workers or gpus)
+      Slot(f"gpu {name}", {"CUDA_VISIBLE_DEVICES": name, "XLA_PYTHON_CLIENT_MEM_FRACTION": share})
+      for name in (names[i % len(names)] for i in range(workers or gpus))
     ]
   if not hasattr(os, "sched_getaffinity"):
     return [Slot(f"worker {i}", {}) for i in range(workers or os.cpu_count() or 1)]
@@ -182,7 +192,7 @@ def local_slots(workers: int) -> list[Slot]:
 
 def _count_gpus() -> int:
   # In a process of its own: a backend that is initialized here would keep the devices' memory.
-  probe = "import jax; print(jax.local_device_count() if jax.default_backend() != 'cpu' else 0)"
+  probe = "import jax; print(jax.local_device_count() if jax.default_backend() == 'gpu' else 0)"
   result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
   last_line = result.stdout.strip().rpartition("\n")[2]
   return int(last_line) if last_line.isdigit() else 0

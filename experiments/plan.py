@@ -12,6 +12,8 @@ from dorefa_jax.models.svhn import MODEL_WIDTHS
 from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig, check_width, parse_bits
 from experiments.errors import UsageError
 
+PAPER_TABLES = ("", "table1_svhn", "table3_first_last")
+
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig:
@@ -40,8 +42,8 @@ class GridConfig:
     for pair in self.first_last:
       if len(pair) != 2:
         raise UsageError(f"{where}.first_last must be pairs (first, last) of true or false, got {pair}")
-    if min(self.seeds) < 0:
-      raise UsageError(f"{where}.seeds must be integers from 0, got {self.seeds}")
+    if not all(0 <= seed < 2**31 for seed in self.seeds):
+      raise UsageError(f"{where}.seeds must be integers from 0 to 2^31 - 1, got {self.seeds}")
 
   def settings(self, where: str = "config.grid.bits") -> list[BitWidths]:
     """The bit widths; one setting may stand without a tuple around it.
@@ -74,6 +76,12 @@ class SweepConfig:
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
 
+  def check(self, where: str) -> None:
+    """Raises UsageError for a value that no run can use."""
+    if self.paper_table not in PAPER_TABLES:
+      known = ", ".join(repr(name) for name in PAPER_TABLES)
+      raise UsageError(f"{where}.paper_table must be one of {known}, got {self.paper_table!r}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -105,12 +113,14 @@ def plan_trials(sweep: SweepConfig) -> list[Trial]:
     ['w0.5_1-2-4_s0', 'w0.25_1-2-4_s0', 'w0.5_8-8-8_s0', 'w0.25_8-8-8_s0']
   """
   grid = sweep.grid
-  trials = {}
+  trials: dict[str, Trial] = {}
   for seed, pair, bits, width in itertools.product(grid.seeds, grid.first_last, grid.settings(), grid.widths):
     model = dataclasses.replace(sweep.model, width=width, quantize_first=pair[0], quantize_last=pair[1])
     config = TrialConfig(str(bits), sweep.data, model, dataclasses.replace(sweep.train, seed=seed))
     marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "")
     name = f"w{width:g}_{str(bits).replace(',', '-')}{marks}_s{seed}"
+    if name in trials and trials[name].config != config:
+      raise UsageError(f"config.grid.widths: {width} and {trials[name].config.model.width} are too close to tell apart")
     trials[name] = Trial(name, bits, config)
   return list(trials.values())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -47,7 +49,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The records of a log; a torn last line is left out.
+  """The records of a log; torn lines are left out.
 
   Example:
     >>> read_lines(pathlib.Path("/nowhere.jsonl"))
@@ -57,7 +59,11 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = path.read_text().split("\n")[:-1]
   except OSError:
     return []
-  return [json.loads(line) for line in lines if line]
+  records = []
+  for line in lines:
+    with contextlib.suppress(ValueError):
+      records.append(json.loads(line))
+  return records
 
 
 def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:
@@ -69,7 +75,9 @@ def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:
   """
   descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
   try:
-    os.write(descriptor, (json.dumps(record) + "\n").encode())
+    data = (json.dumps(record) + "\n").encode()
+    if os.write(descriptor, data) != len(data):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     os.fsync(descriptor)
   finally:
     os.close(descriptor)

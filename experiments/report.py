@@ -15,7 +15,7 @@ from typing import Any
 from dorefa_jax import summary
 from dorefa_jax.models import SvhnConvNet
 from experiments.charts import Series, chart
-from experiments.cli import Parser, load_config, parse
+from experiments.cli import Parser, load_config, parse_flags
 from experiments.config import TrialConfig, read
 from experiments.errors import UsageError, one_line_errors
 from experiments.plan import SweepConfig, Trial
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   parser = Parser(prog="python -m experiments.report", description=__doc__)
   parser.add_argument("--workdir", required=True, help="of a sweep, finished or not")
-  flags, _ = parse(parser, sys.argv[1:] if argv is None else argv)
+  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   workdir = pathlib.Path(flags.workdir)
   saved = read_json(workdir / "sweep.json")
   if saved is None:

@@ -16,6 +16,9 @@ from experiments.progress import PROGRESS
 from experiments.records import read_json, write_json
 
 ATTEMPTS = 2
+STATUSES = ("done", "diverged", "failed")
+"""How a trial can end."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESULT, CONFIG = "result.json", "config.json"
 """The files in a trial's directory; see `experiments.trial` and `experiments.train`, which import JAX."""
 
@@ -64,7 +67,7 @@ def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialSta
   for trial in trials:
     state = TrialState(trial, workdir / "trials" / trial.name)
     result = read_json(state.directory / RESULT)
-    if result is not None:
+    if result is not None and result.get("status") in STATUSES:
       state.status, state.result = result["status"], result
     states.append(state)
   return states
@@ -82,7 +85,7 @@ async def run_trials(
     notify: told of each change, with a line for people.
 
   Returns:
-    Whether all trials were run; False after SIGINT or SIGTERM, when those that ran have stopped.
+    Whether all trials were run; False after SIGINT, SIGTERM or SIGHUP, when those that ran have stopped.
   """
   waiting = [state for state in states if state.status in ("waiting", "failed")]
   for state in waiting:
@@ -97,14 +100,14 @@ async def run_trials(
     stopped = True
     work.cancel()
 
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in STOP_SIGNALS:
     loop.add_signal_handler(number, stop)
   try:
     await work
   except asyncio.CancelledError:
     await asyncio.gather(*tasks, return_exceptions=True)
   finally:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
       loop.remove_signal_handler(number)
   return not stopped
 
@@ -119,6 +122,9 @@ async def _work(
     except asyncio.CancelledError:
       state.status = "waiting"
       raise
+    except OSError as error:  # a full disk ends this trial, not the sweep
+      state.status, state.result = "failed", {"status": "failed", "reason": str(error)}
+      notify(state, describe(state.result))
 
 
 async def _run(state: TrialState, slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify) -> None:

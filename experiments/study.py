@@ -74,7 +74,7 @@ class Study:
     models: names of the columns.
     widths: of the models.
     rows: settings, in the grid's order.
-    data: what the trials trained on, as the first trial that began recorded it; None before.
+    data: the record of what the trials train on, None before it is known.
   """
 
   models: tuple[str, ...]

@@ -17,9 +17,9 @@ from experiments.config import DataConfig, read
 from experiments.errors import INTERRUPTED, UsageError, one_line_errors
 from experiments.executor import Executor, LocalExecutor, RayExecutor
 from experiments.plan import SweepConfig, duration, plan_trials
-from experiments.records import read_json, write_json
+from experiments.records import write_json
 from experiments.runner import load_states, run_trials
-from experiments.workdir import lock_workdir, prepare_workdir
+from experiments.workdir import open_workdir
 
 CONFIG = "sweep.json"
 FAILED_TRIALS = 1
@@ -45,9 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   workdir = pathlib.Path(flags.workdir or default_workdir(flags.config))
   if flags.dry_run:
     return _dry_run(sweep, workdir, flags.workers, console)
-  prepare_workdir(workdir, CONFIG, dataclasses.asdict(sweep), flag="--workdir")
-  with lock_workdir(workdir):
-    return _run(sweep, workdir, flags, console, arguments)
+  command = f"python -m experiments.sweep {shlex.join(arguments)}"
+  with open_workdir(workdir, CONFIG, dataclasses.asdict(sweep)):
+    try:
+      return _run(sweep, workdir, flags, console, command)
+    except KeyboardInterrupt:
+      return _stopped(command, console)
 
 
 def _parser() -> Parser:
@@ -75,14 +78,14 @@ def default_workdir(spec: str) -> str:
   return f"runs/{pathlib.Path(path).stem}" + (f"_{preset}" if preset else "")
 
 
-def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console, arguments: list[str]) -> int:
+def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console, command: str) -> int:
   from experiments.report import write_report
   from experiments.study import build_study
   from experiments.terminal import Board, study_table
 
   data = prepare_data(sweep.data, workdir)
+  check_batch(sweep, data["train"])
   _announce(data, console)
-  command = f"python -m experiments.sweep {shlex.join(arguments)}"
   write_json(workdir / "command.json", {"command": command})
   states = load_states(plan_trials(sweep), workdir)
   report = workdir / "report.html"
@@ -106,8 +109,7 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
     executor.close()
   refresh()
   if not finished:
-    console.print(f"stopped; nothing is lost. Go on with:\n  {command}", markup=False, highlight=False, soft_wrap=True)
-    return INTERRUPTED
+    return _stopped(command, console)
   console.print(study_table(build_study(sweep, workdir, data)))
   _announce(data, console)
   failed = [state for state in states if state.status == "failed"]
@@ -116,6 +118,11 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
     console.print(f"{state.trial.name} failed: {reason}; see {state.directory}", markup=False, soft_wrap=True)
   console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
   return FAILED_TRIALS if failed else 0
+
+
+def _stopped(command: str, console: Console) -> int:
+  console.print(f"stopped; nothing is lost. Go on with:\n  {command}", markup=False, highlight=False, soft_wrap=True)
+  return INTERRUPTED
 
 
 def prepare_data(config: DataConfig, workdir: pathlib.Path) -> dict[str, Any]:
@@ -133,10 +140,14 @@ def prepare_data(config: DataConfig, workdir: pathlib.Path) -> dict[str, Any]:
   """
   from experiments.data.cache import load_cached, record
 
-  kept = read_json(workdir / "data" / "data.json")
-  if kept is not None:
-    return dict(kept)
   return record(load_cached(config, workdir / "data"), config)
+
+
+def check_batch(sweep: SweepConfig, train_images: int) -> None:
+  """Raises UsageError where a batch is larger than the training set."""
+  batch_size = sweep.train.batch_size
+  if batch_size > train_images:
+    raise UsageError(f"config.train.batch_size: {batch_size} is more than the {train_images} training images")
 
 
 def _announce(data: dict[str, Any], console: Console) -> None:
@@ -164,8 +175,10 @@ def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, workers: int, console: C
   stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None
   generated = stands_in or sweep.data.name == "street_digits"
   full_size = STREET_DIGITS_SIZES[0] if generated else TRAIN_SIZES[sweep.data.name][sweep.data.extra]
+  train_size = sweep.data.train_size or full_size
+  check_batch(sweep, train_size)
   slots = local_slots(workers)
-  estimated = estimate(trials, sweep.data.train_size or full_size, len(slots))
+  estimated = estimate(trials, train_size, len(slots))
   console.print(plan_table(trials, estimated))
   if generated:
     source = "street_digits, generated" + (" (no SVHN found)" if stands_in else "")

@@ -9,17 +9,18 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.cli import Parser, load_config, parse
 from experiments.config import TrialConfig, read
 from experiments.errors import INTERRUPTED, UsageError, one_line_errors
 from experiments.records import read_json
-from experiments.workdir import lock_workdir, prepare_workdir
+from experiments.workdir import open_workdir
 
 CONFIG = "config.json"
 DIVERGED = 3
+SECONDS_FOR_ORPHANS = 120.0
 
 
 @one_line_errors
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--config", default="", help="FILE[:PRESET]; left out, WORKDIR/config.json is used")
   parser.add_argument("--workdir", required=True, help="directory of the trial; an unfinished one is resumed")
   parser.add_argument("--tensorboard", action="store_true", help="write WORKDIR/tensorboard (needs the extra)")
+  parser.add_argument("--stop_with_parent", action="store_true", help="save and stop when the parent process ends")
   parser.add_argument("--data_cache", default="", help="directory in which a sweep shares its data")
   parser.add_argument("--core", type=int, default=None, help="pin the process to this CPU core")
   flags, overrides = parse(parser, sys.argv[1:] if argv is None else argv)
@@ -47,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _pin(flags.core)
   directory = pathlib.Path(flags.workdir)
   config = _config(flags.config, overrides, directory)
-  prepare_workdir(directory, CONFIG, dataclasses.asdict(config))
-  with lock_workdir(directory):
+  # A sweep that was killed leaves trials that notice it and stop: the next one's wait for them.
+  wait_seconds = SECONDS_FOR_ORPHANS if flags.stop_with_parent else 0.0
+  with open_workdir(directory, CONFIG, dataclasses.asdict(config), wait_seconds=wait_seconds):
     return _run(config, directory, flags)
 
 
@@ -77,13 +80,13 @@ def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace
   from experiments.trial import RESULT, Interrupted, run_trial
 
   result = read_json(directory / RESULT)
-  if result is not None and result["status"] != "failed":
+  if result is not None and result.get("status") in ("done", "diverged"):
     print(f"{directory} is finished: {_describe(result)}")
     return 0 if result["status"] == "done" else DIVERGED
-  stop = _stop_on_signals()
   writer = _tensorboard_writer(directory) if flags.tensorboard else None
+  dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
+  stop = _stop_on_signals(with_parent=flags.stop_with_parent)
   try:
-    dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
     result = run_trial(config, dataset, directory, reporter=Reporter(directory), should_stop=stop, writer=writer)
   except Interrupted:
     print(f"\nstopped; go on with: python -m experiments.train --workdir={directory}", flush=True)
@@ -98,9 +101,10 @@ def _describe(result: dict[str, Any]) -> str:
   return f"best test accuracy {result['best_test_accuracy']:.2%}, last {result['last_test_accuracy']:.2%}"
 
 
-def _stop_on_signals() -> Any:
+def _stop_on_signals(*, with_parent: bool) -> Callable[[], bool]:
   """A function that tells whether SIGINT or SIGTERM has come; a second signal ends the process."""
   received: list[int] = []
+  parent = os.getppid()
 
   def note(number: int, _: object) -> None:
     if received:
@@ -109,7 +113,7 @@ def _stop_on_signals() -> Any:
 
   signal.signal(signal.SIGINT, note)
   signal.signal(signal.SIGTERM, note)
-  return lambda: bool(received)
+  return lambda: bool(received) or (with_parent and os.getppid() != parent)
 
 
 def _tensorboard_writer(directory: pathlib.Path) -> Any:

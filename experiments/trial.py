@@ -20,10 +20,10 @@ from experiments.config import TrialConfig, parse_bits
 from experiments.data import DataError, Dataset, Split
 from experiments.data.cache import record
 from experiments.progress import Progress, Reporter
-from experiments.records import append_line, read_lines, truncate_lines, write_json
+from experiments.records import append_line, read_json, read_lines, truncate_lines, write_json
 from experiments.steps import Steps, TrainState, build_steps, traced_bits, weight_statistics, zero_totals
 
-METRICS, RESULT, CHECKPOINTS = "metrics.jsonl", "result.json", "checkpoints"
+METRICS, RESULT, CHECKPOINTS, DATA = "metrics.jsonl", "result.json", "checkpoints", "data.json"
 EVALUATION_BATCH = 500
 STEPS_BETWEEN_CHECKS = 20
 """The loss is read, and found to be finite or not, once in so many steps: reading waits for the device."""
@@ -94,6 +94,8 @@ def run_trial(
       _write_scalars(writer, metrics)
       state = dataclasses.replace(state, totals=zero_totals(state.params))
       run.checkpoints.save(state)
+      if epoch + 1 < config.train.epochs and should_stop():
+        raise Interrupted
   finally:
     run.checkpoints.close()
   result = status | _result(run, state)
@@ -109,7 +111,13 @@ def _start(
     raise DataError(
       f"config.train.batch_size: {config.train.batch_size} is more than the {len(dataset.train.labels)} training images"
     )
-  write_json(directory / "data.json", record(dataset, config.data))
+  data, before = record(dataset, config.data), read_json(directory / DATA)
+  if before is not None and before["digest"] != data["digest"]:
+    raise DataError(
+      f"{directory}: this trial began on {before['name']} ({before['source']}) and would go on on {data['name']} "
+      f"({data['source']}), which holds other images; bring the first back, or name a new directory"
+    )
+  write_json(directory / DATA, data)
 
   def on_device(split: Split) -> tuple[jax.Array, jax.Array]:
     return jax.device_put(split.images), jax.device_put(split.labels)
@@ -133,9 +141,8 @@ def _start(
 
 def _initial_state(run: _Run) -> TrainState:
   key = jax.random.fold_in(run.key, 0)
-  if run.checkpoints.latest_step() is None:
-    return run.steps.init(key)
-  return run.checkpoints.restore(jax.eval_shape(run.steps.init, key))
+  restored = run.checkpoints.restore(jax.eval_shape(run.steps.init, key))
+  return run.steps.init(key) if restored is None else restored
 
 
 def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
@@ -171,9 +178,11 @@ def _train_epoch(run: _Run, state: TrainState, epoch: int) -> tuple[TrainState, 
     if start is None:  # the first step of a process compiles
       jax.block_until_ready(state.step)
       start, first = time.monotonic(), position
-    stopping = run.should_stop()
-    saving = stopping or (epoch * count + position) % run.config.train.checkpoint_every == 0
-    if saving or position % STEPS_BETWEEN_CHECKS == 0 or position == count:
+    # The end of an epoch is saved by the caller, together with the epoch's record and fresh totals.
+    ends_epoch = position == count
+    stopping = not ends_epoch and run.should_stop()
+    saving = stopping or (not ends_epoch and (epoch * count + position) % run.config.train.checkpoint_every == 0)
+    if saving or ends_epoch or position % STEPS_BETWEEN_CHECKS == 0:
       loss = float(state.totals["loss"]) / position
       if not math.isfinite(loss):
         return state, loss

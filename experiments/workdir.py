@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,36 +16,55 @@ from experiments.records import read_json, write_json
 LOCK = ".lock"
 
 
-def prepare_workdir(directory: pathlib.Path, name: str, config: dict[str, Any], *, flag: str = "--workdir") -> None:
-  """Makes a work directory for a config, or finds that it is one already.
+@contextlib.contextmanager
+def open_workdir(
+  directory: pathlib.Path, name: str, config: dict[str, Any], *, wait_seconds: float = 0.0
+) -> Iterator[None]:
+  """Makes a work directory for a config, or finds that it is one already, and holds it while it is used.
 
   Args:
     directory: the work directory.
     name: of the file in it that holds the config.
     config: what `json` can write.
-    flag: that named the directory, for messages.
+    wait_seconds: how long to wait for another process that holds it.
+
+  Yields:
+    Nothing.
 
   Raises:
-    UsageError: the directory cannot be written, belongs to something else, or to another config.
+    UsageError: the directory cannot be written, is in use, or belongs to something else or to another config.
   """
-  existing = read_json(directory / name)
-  if existing is not None:
-    differences = differing_fields(existing, config)
+  _refuse_foreign(directory, name)
+  with contextlib.ExitStack() as stack:
+    try:
+      directory.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_locked(directory, wait_seconds))
+      existing = read_json(directory / name)
+      if existing is None:
+        write_json(directory / name, config)
+    except OSError as error:
+      raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
+    differences = [] if existing is None else differing_fields(existing, config)
     if differences:
       raise UsageError(
-        f"{flag}: {directory} was made with another config ({'; '.join(differences)}); "
+        f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
         f"use that config again, or name another directory"
       )
-    return
+    yield
+
+
+def _refuse_foreign(directory: pathlib.Path, name: str) -> None:
   if directory.exists() and not directory.is_dir():
-    raise UsageError(f"{flag}: {directory} is a file; name a directory")
-  try:
-    if directory.is_dir() and any(directory.iterdir()):
-      raise UsageError(f"{flag}: {directory} is not empty and has no {name}; name a new directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / name, config)
-  except OSError as error:
-    raise UsageError(f"{flag}: {directory} cannot be written ({error.strerror})") from None
+    raise UsageError(f"--workdir: {directory} is a file; name a directory")
+  if (directory / name).exists():
+    if read_json(directory / name) is None:
+      raise UsageError(f"--workdir: {directory / name} is damaged; put its config back, or name a new directory")
+    return
+  if not directory.is_dir():
+    return
+  # What a process leaves that was killed while it made the directory is nobody's work.
+  if any(entry.name != LOCK and not entry.name.endswith(".part") for entry in directory.iterdir()):
+    raise UsageError(f"--workdir: {directory} is not empty and has no {name}; name a new directory")
 
 
 def differing_fields(old: Any, new: Any, where: str = "config") -> list[str]:
@@ -66,28 +86,19 @@ def _as_lists(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def lock_workdir(directory: pathlib.Path) -> Iterator[None]:
-  """Holds a directory while it is written to; the lock goes with the process.
-
-  Args:
-    directory: must exist.
-
-  Yields:
-    Nothing.
-
-  Raises:
-    UsageError: another process holds it, or it cannot be written.
-  """
+def _locked(directory: pathlib.Path, wait_seconds: float) -> Iterator[None]:
+  """Holds a directory's lock, which goes with the process."""
+  descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
   try:
-    descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
-  except OSError as error:
-    raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
-    os.close(descriptor)
-    raise UsageError(f"--workdir: {directory} is in use by another process") from None
-  try:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if time.monotonic() > deadline:
+          raise UsageError(f"--workdir: {directory} is in use by another process") from None
+        time.sleep(0.5)
     yield
   finally:
     os.close(descriptor)

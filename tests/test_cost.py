@@ -82,6 +82,22 @@ def test_summary_of_one_layer():
   assert dorefa.summary(nn.Dense(3), (1, 4)).layers[0].name == "model"
 
 
-def test_summary_refuses_what_is_no_linen_module():
+def test_summary_refuses_layers_it_would_miscount():
+  class Body(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+      return nn.Dense(4)(x), None
+
+  class Scanned(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      scan = nn.scan(Body, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+      return scan()(x, None)[0]
+
+  with pytest.raises(ValueError, match=r"under nn\.scan"):
+    dorefa.summary(Scanned(), (2, 4))
+
+
+def test_summary_refuses_what_what_is_no_linen_module():
   with pytest.raises(TypeError, match=r"flax\.linen module, got int"):
     dorefa.summary(3, (1, 4))

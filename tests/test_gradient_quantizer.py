@@ -172,6 +172,12 @@ def test_bfloat16_cotangents_keep_their_dtype(key):
   assert pull_back(g, key, 4).dtype == jnp.bfloat16
 
 
+def test_float64_keeps_its_precision(key):
+  with jax.enable_x64(True):
+    g = jnp.asarray(np.random.default_rng(0).normal(0, 1, (2, 5)))
+    assert pull_back(g, key, 4).dtype == jnp.float64
+
+
 def test_forward_mode_is_refused(key):
   with pytest.raises(TypeError):
     jax.jvp(lambda x: dorefa.quantize_gradients(x, key, 4), (normal(),), (normal(),))

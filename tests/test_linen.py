@@ -191,6 +191,11 @@ def test_remat_and_vmap(key):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), gradient(layer), gradient(again))
 
 
+def test_bits_of_another_type_are_named(key):
+  with pytest.raises(ValueError, match=r"bits must be a BitWidths.*got \(1, 2, 4\)"):
+    dorefa.linen.Dense(3, bits=(1, 2, 4)).init(key, images((4,)))
+
+
 def test_an_injected_product_is_refused(key):
   layer = dorefa.linen.Dense(3, dot_general=jax.lax.dot_general)
   with pytest.raises(ValueError, match="dot_general of Dense is taken"):

@@ -123,6 +123,35 @@ def test_one_program_for_all_bits():
   assert count == 1
 
 
+def test_layers_draw_different_noise_also_where_parameters_have_a_stream_of_their_own():
+  for rngs in (nnx.Rngs(0), nnx.Rngs(0, params=1), nnx.Rngs(params=0, gradients=1)):
+    net = model(dorefa.nnx, rngs, bits=BITS)
+    keys = [jax.random.key_data(layer.gradient_rngs.key[...]) for layer in (net.conv, net.fc)]
+    assert np.any(keys[0] != keys[1])
+
+
+def test_evaluation_draws_no_keys():
+  x, net = images((5, 5)), model(dorefa.nnx, nnx.Rngs(0), bits=BITS)
+  net.eval()
+  np.testing.assert_allclose(jax.jit(lambda x: net(x))(x), net(x), rtol=1e-5)
+  assert int(net.conv.gradient_rngs.count[...]) == 0
+  with pytest.raises(ValueError, match="no PRNG key"):
+    nnx.grad(lambda net: net(x).sum())(net)
+  net.train()
+  nnx.grad(lambda net: net(x).sum())(net)
+
+
+def test_no_stream_is_needed_at_32_bits():
+  net = model(dorefa.nnx, nnx.Rngs(params=0))
+  nnx.grad(lambda net: net(images((5, 5)), rngs=nnx.Rngs(params=1)).sum())(net)
+
+
+def test_quantized_parameters_load_into_flaxs_layers():
+  ours, reference = model(dorefa.nnx, nnx.Rngs(7), bits=BITS), model(nnx, nnx.Rngs(0))
+  nnx.update(reference, nnx.state(ours, nnx.Param))
+  np.testing.assert_array_equal(reference.fc.kernel[...], ours.fc.kernel[...])
+
+
 def test_split_merge_and_clone():
   net = model(dorefa.nnx, nnx.Rngs(0), bits=BITS)
   x = images((5, 5))

@@ -133,6 +133,16 @@ def test_all_zero_weights_stay_finite(bits):
   assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-10])
+@pytest.mark.parametrize("bits", [1, 2, 8, 32])
+def test_tiny_weights_have_finite_gradients_static_and_traced(bits, scale):
+  w = jnp.array([0.5, -1.0, 0.25]) * scale
+  gradient = jax.grad(lambda w, bits: dorefa.quantize_weights(w, bits).sum())
+  static, traced = gradient(w, bits), gradient(w, jnp.int32(bits))
+  assert np.isfinite(static).all()
+  np.testing.assert_allclose(static, traced, rtol=1e-6)
+
+
 def test_bound_and_its_gradients_with_zeros_and_ties():
   x = jnp.array([-2.0, -1.0, -0.3, 0.0, 0.4, 1.0, 1.5])
   for kind, values, slopes in (

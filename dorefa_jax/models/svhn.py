@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dorefa_jax.bits import FULL_PRECISION, BitWidths
+from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
 from dorefa_jax.linen import Conv, Dense
 from dorefa_jax.ops import Backend
 from dorefa_jax.quantizers import BoundKind, bound
@@ -103,7 +104,9 @@ class SvhnConvNet(nn.Module):
       ValueError: images of another shape, or too small.
     """
     check_images(images)
-    bits = self.bits if bits is None else bits
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(f"dropout_rate must be at least 0 and below 1, got {self.dropout_rate}")
+    bits = check_bit_widths(self.bits if bits is None else bits)
     first_bits = BitWidths(bits.weights, FULL_PRECISION, bits.gradients) if self.quantize_first else BitWidths()
     last_bits = bits if self.quantize_last else BitWidths()
     features = scaled_features(self.width)
@@ -136,7 +139,13 @@ class SvhnConvNet(nn.Module):
         x = max_pool_2x2(x)
       x = bound_for_bits(x, bits, self.bound)
     x = x.reshape(x.shape[0], -1)
-    x = Dense(self.num_classes, dtype=self.dtype, backend=self.backend, name="fc")(x, bits=last_bits)
+    x = Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.he_normal(),
+      dtype=self.dtype,
+      backend=self.backend,
+      name="fc",
+    )(x, bits=last_bits)
     return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
 
 
@@ -188,8 +197,8 @@ def scaled_features(width: float) -> tuple[int, ...]:
     >>> scaled_features(0.125)
     (6, 8, 8, 16, 16, 16, 64)
   """
-  if isinstance(width, bool) or not isinstance(width, (int, float)):
-    raise ValueError(f"width must be a number, got {width!r}")
+  if isinstance(width, bool) or not isinstance(width, (int, float)) or not math.isfinite(width):
+    raise ValueError(f"width must be a finite number, got {width!r}")
   features = tuple(int(spec.features * width + 0.5) if width > 0 else 0 for spec in CONVOLUTIONS)
   if min(features) < 1:
     smallest = 0.5 / min(spec.features for spec in CONVOLUTIONS)

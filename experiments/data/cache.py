@@ -36,20 +36,34 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
   """
   if directory is None:
     return load_dataset(config)
-  kept = read_json(directory / RECORD)
-  if kept is not None and read_json(directory / CONFIG) == dataclasses.asdict(config):
-    train_images, train_labels, test_images, test_labels = (
-      np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS
-    )
-    return Dataset(kept["name"], kept["source"], Split(train_images, train_labels), Split(test_images, test_labels))
+  cached = _read(config, directory)
+  if cached is not None:
+    return cached
   dataset = load_dataset(config)
   directory.mkdir(parents=True, exist_ok=True)
+  (directory / RECORD).unlink(missing_ok=True)
   arrays = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
   for name, array in zip(ARRAYS, arrays):
     np.save(directory / f"{name}.npy", array)
   write_json(directory / CONFIG, dataclasses.asdict(config))
   write_json(directory / RECORD, record(dataset, config))  # last: it says that the rest is complete
   return dataset
+
+
+def _read(config: DataConfig, directory: pathlib.Path) -> Dataset | None:
+  """The cached data set, None where there is none of this config, or one that is damaged."""
+  kept = read_json(directory / RECORD)
+  if kept is None or read_json(directory / CONFIG) != dataclasses.asdict(config):
+    return None
+  try:
+    train_images, train_labels, test_images, test_labels = (
+      np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+    )
+  except (OSError, ValueError, EOFError):
+    return None
+  train, test = Split(train_images, train_labels), Split(test_images, test_labels)
+  dataset = Dataset(kept["name"], kept["source"], train, test)
+  return dataset if dataset.digest() == kept["digest"] else None
 
 
 def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:

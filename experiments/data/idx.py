@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from experiments.data.dataset import DataError, Dataset, Split, check_split
+from experiments.data.dataset import DataError, Dataset, check_split
 
 FILES = {
   "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -43,7 +43,7 @@ def load_idx(name: str, directory: pathlib.Path) -> Dataset:
   for split, (images_name, labels_name) in FILES.items():
     images = read_idx(_find(directory, images_name), 3)
     splits[split] = check_split(images[..., None], read_idx(_find(directory, labels_name), 1), f"{directory}: {split}")
-  return Dataset(name, f"IDX files in {directory}", train=Split(**vars(splits["train"])), test=splits["test"])
+  return Dataset(name, f"IDX files in {directory}", train=splits["train"], test=splits["test"])
 
 
 def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:

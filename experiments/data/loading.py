@@ -41,9 +41,9 @@ def load_dataset(config: DataConfig) -> Dataset:
   directory = find_directory(config)
   if directory is None and config.name == "svhn" and config.stand_in:
     return _street_digits(config)
-  if directory is None and config.name == "svhn" and config.download:
-    directory = pathlib.Path(config.dir or "data/svhn")
-    download_svhn(directory, extra=config.extra)
+  if config.name == "svhn" and config.download and not (directory and is_prepared(directory, TFDS_NAMES["svhn"])):
+    directory = directory or pathlib.Path(config.dir or "data/svhn")
+    download_svhn(directory, extra=config.extra)  # only what is not there yet
   if directory is None:
     raise DataError(_not_found(config))
   return _cut(_load(config, directory), config)

@@ -7,9 +7,7 @@ import pytest
 import scipy.io
 
 from experiments import evaluate, sweep, train
-from experiments.errors import UsageError
 from experiments.records import write_json
-from experiments.workdir import lock_workdir
 
 SMALL = [
   "--config.data.train_size=64",
@@ -51,6 +49,10 @@ def fails(capfd, main, arguments, *parts):
     (["--config=configs/svhn_grid.py", "--config.grid.bits="], ["config.grid.bits must have at least one value"]),
     (["--config=configs/svhn_grid.py", "--config.grid.widths=0.001"], ["config.grid.widths[0]", "at least"]),
     (["--config=configs/svhn_grid.py", "--config.data.name=imagenet"], ["config.data.name must be one of svhn"]),
+    (["--config=configs/svhn_grid.py", "--config.grid.widths=1e400"], ["config.grid.widths[0]", "finite"]),
+    (["--config=configs/svhn_grid.py", "--config.paper_table=table9"], ["config.paper_table must be one of"]),
+    (["--config=configs/svhn_grid.py", "--config.grid.seeds=3000000000"], ["config.grid.seeds must be integers"]),
+    (["--config=configs/svhn_grid.py", "--dry_run", "--config.train.batch_size=99999"], ["is more than the 12800"]),
     (["--config=configs/svhn_grid.py", "--wrokdir=x"], ["unknown flag --wrokdir=x", "--workdir"]),
     (["--config=configs/svhn_grid.py", "--workers=-1"], ["--workers must be an integer from 0"]),
     (["--config=configs/svhn_grid.py", "--executor=slurm"], ["--executor"]),
@@ -147,10 +149,3 @@ def test_a_diverged_trial_stops_with_a_reason(capfd, tmp_path):
 def test_a_batch_larger_than_the_data_is_named(capfd, tmp_path):
   arguments = [*TRIAL, "--config.train.batch_size=65", f"--workdir={tmp_path / 't'}"]
   fails(capfd, train.main, arguments, "config.train.batch_size: 65 is more than the 64 training images")
-
-
-def test_a_workdir_is_used_by_one_process_at_a_time(tmp_path):
-  workdir = tmp_path / "w"
-  workdir.mkdir()
-  with lock_workdir(workdir), pytest.raises(UsageError, match="in use by another process"), lock_workdir(workdir):
-    pass

@@ -128,6 +128,38 @@ def test_sizes_choose_a_fixed_subset(fashion):
     load_dataset(DataConfig("fashion_mnist", dir=str(fashion), train_size=10))
 
 
+def test_an_interrupted_download_goes_on(tmp_path, monkeypatch):
+  fetched = []
+
+  def fetch(directory, *, extra):
+    fetched.append(extra)
+    raise DataError("no network")
+
+  monkeypatch.setattr("experiments.data.loading.download_svhn", fetch)
+  for split in ("train", "test"):
+    (tmp_path / f"{split}_32x32.mat").write_bytes(b"complete")
+  with pytest.raises(DataError, match="no network"):
+    load_dataset(DataConfig("svhn", dir=str(tmp_path), download=True, extra=True))
+  assert fetched == [True]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "zero", "remove", "swap"])
+def test_a_damaged_cache_is_made_again(tmp_path, damage):
+  config = DataConfig("street_digits", train_size=30, test_size=20)
+  digest = load_cached(config, tmp_path).digest()
+  path = tmp_path / "train.images.npy"
+  data = path.read_bytes()
+  if damage == "truncate":
+    path.write_bytes(data[:200])
+  elif damage == "zero":
+    path.write_bytes(data[:128] + bytes(len(data) - 128))
+  elif damage == "remove":
+    path.unlink()
+  else:
+    np.save(path, np.zeros((29, 32, 32, 3), np.uint8))
+  assert load_cached(config, tmp_path).digest() == digest
+
+
 def test_cache_gives_back_what_it_took_and_knows_its_config(tmp_path):
   config = DataConfig("street_digits", train_size=30, test_size=20)
   first, second = load_cached(config, tmp_path), load_cached(config, tmp_path)

@@ -1,0 +1,97 @@
+"""Stops and damage at the worst moments of a trial, in one process."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
+from experiments.data import DataError
+from experiments.data.loading import load_dataset
+from experiments.progress import Reporter
+from experiments.trial import Interrupted, run_trial
+
+CONFIG = TrialConfig(
+  bits="1,2,4",
+  data=DataConfig("street_digits", train_size=64, test_size=20),
+  model=ModelConfig(width=0.03),
+  train=TrainConfig(epochs=2, batch_size=16, checkpoint_every=2),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+  return load_dataset(CONFIG.data)
+
+
+def run(directory, dataset, config=CONFIG, stop_after=None):
+  directory.mkdir(exist_ok=True)
+  asked = 0
+
+  def should_stop():
+    nonlocal asked
+    asked += 1
+    return stop_after is not None and asked > stop_after
+
+  return run_trial(config, dataset, directory, reporter=Reporter(directory), should_stop=should_stop)
+
+
+def lines(directory):
+  records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+  return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+  directory = tmp_path_factory.mktemp("whole")
+  return run(directory, dataset), lines(directory)
+
+
+@pytest.mark.parametrize("every", [1, 4, 1000])
+def test_stopping_after_any_step_changes_nothing(dataset, whole, tmp_path, every):
+  """Four steps an epoch: checkpoints in the middle, at the end of an epoch, and at its end alone."""
+  config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, checkpoint_every=every))
+  stops = 0
+  while True:
+    try:
+      result = run(tmp_path / "trial", dataset, config, stop_after=stops % 2)
+      break
+    except Interrupted:
+      stops += 1
+      assert stops < 20
+  assert stops >= 4
+  assert result["params_digest"] == whole[0]["params_digest"]
+  assert lines(tmp_path / "trial") == whole[1]
+
+
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(dataset, whole, tmp_path):
+  directory = tmp_path / "trial"
+  with pytest.raises(Interrupted):
+    run(directory, dataset, stop_after=5)
+  steps = sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+  assert len(steps) == 2
+  newest = directory / "checkpoints" / str(steps[-1])
+  for path in newest.rglob("*"):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  assert run(directory, dataset)["params_digest"] == whole[0]["params_digest"]
+  assert lines(directory) == whole[1]
+
+
+def test_with_no_checkpoint_left_it_starts_anew(dataset, whole, tmp_path):
+  directory = tmp_path / "trial"
+  with pytest.raises(Interrupted):
+    run(directory, dataset, stop_after=5)
+  shutil.rmtree(directory / "checkpoints")
+  assert run(directory, dataset)["params_digest"] == whole[0]["params_digest"]
+  assert lines(directory) == whole[1]
+
+
+def test_a_trial_does_not_go_on_on_other_images(dataset, tmp_path):
+  directory = tmp_path / "trial"
+  with pytest.raises(Interrupted):
+    run(directory, dataset, stop_after=5)
+  other = load_dataset(dataclasses.replace(CONFIG.data, train_size=63))
+  with pytest.raises(DataError, match="this trial began on street_digits"):
+    run(directory, other)

@@ -1,0 +1,56 @@
+import os
+
+import pytest
+
+from experiments.errors import UsageError
+from experiments.workdir import differing_fields, open_workdir
+
+CONFIG = {"train": {"epochs": 1, "halve_at": (0.5,)}, "bits": "1,2,4"}
+
+
+def opened(directory, config=CONFIG):
+  with open_workdir(directory, "a.json", config):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_is_made_and_found_again(tmp_path):
+  assert opened(tmp_path / "new" / "w") == [".lock", "a.json"]
+  assert opened(tmp_path / "new" / "w") == [".lock", "a.json"]
+
+
+def test_is_used_by_one_process_at_a_time(tmp_path):
+  with open_workdir(tmp_path, "a.json", CONFIG), pytest.raises(UsageError, match="in use by another process"):
+    opened(tmp_path)
+  opened(tmp_path)
+
+
+def test_another_config_is_named_field_by_field(tmp_path):
+  opened(tmp_path)
+  other = {"train": {"epochs": 2, "halve_at": (0.5,)}, "bits": "1,2,4", "more": 1}
+  with pytest.raises(UsageError) as error:
+    opened(tmp_path, other)
+  assert "config.more: None there, 1 here; config.train.epochs: 1 there, 2 here" in str(error.value)
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path):
+  (tmp_path / "thesis.tex").write_text("precious")
+  with pytest.raises(UsageError, match="is not empty and has no a.json"):
+    opened(tmp_path)
+  assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_what_a_killed_process_leaves_is_no_foreign_work(tmp_path):
+  (tmp_path / ".lock").touch()
+  (tmp_path / ".a.json.123.part").write_text("{")
+  opened(tmp_path)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  opened(tmp_path)
+  (tmp_path / "a.json").write_text("")
+  with pytest.raises(UsageError, match=r"a\.json is damaged"):
+    opened(tmp_path)
+
+
+def test_lists_and_tuples_are_the_same():
+  assert differing_fields({"a": [[1, 2]]}, {"a": ((1, 2),)}) == []
