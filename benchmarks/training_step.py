@@ -21,9 +21,10 @@ BASELINE = "flax float32"
 
 
 class PlainConvNet(nn.Module):
-  """The same network of flax's own layers, with ReLU: nothing of this library but its pooling."""
+  """The same network of flax's own layers, with ReLU; pooling is this library's unless told otherwise."""
 
   width: float
+  flax_pooling: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -33,7 +34,9 @@ class PlainConvNet(nn.Module):
       x = nn.Conv(features, (spec.kernel,) * 2, padding=spec.padding, use_bias=index == 0)(x)
       if index:
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-4)(x)
-      x = nn.relu(max_pool_2x2(x) if spec.pool else x)
+      if spec.pool:
+        x = nn.max_pool(x, (2, 2), (2, 2)) if self.flax_pooling else max_pool_2x2(x)
+      x = nn.relu(x)
     return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
 
@@ -97,6 +100,7 @@ def main() -> None:
     model, bits = dorefa.models.SvhnConvNet(width=width), dorefa.BitWidths(1, 2, 4)
     variants = {
       BASELINE: build_step(PlainConvNet(width), images, labels),
+      "flax float32, flax.linen.max_pool": build_step(PlainConvNet(width, flax_pooling=True), images, labels),
       "emulated (1,2,4), static bits": build_step(model, images, labels, bits),
       "emulated (1,2,4), traced bits": build_step(model, images, labels, jax.tree.map(jnp.int32, bits)),
     }

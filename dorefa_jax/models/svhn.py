@@ -168,7 +168,7 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Max pooling by 2 in both directions, borders padded as "SAME".
 
   On even sizes a maximum over a reshaped array, whose gradient (shared by equal maxima) XLA
-  computes on CPUs several times as fast as that of a pooling window.
+  computes on CPUs faster than that of a pooling window.
 
   Example:
     >>> import jax.numpy as jnp

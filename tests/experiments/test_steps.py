@@ -66,7 +66,10 @@ def test_totals_are_sums_over_the_epoch(steps, key):
 def test_evaluation_leaves_out_what_is_not_valid(steps, key):
   state, (images, labels) = steps.init(key), data()
   bits, indices = traced_bits(dorefa.BitWidths()), np.arange(8, dtype=np.int32)
-  count = lambda valid: int(steps.evaluate(state.params, state.batch_stats, images, labels, indices, valid, bits))  # noqa: E731
+
+  def count(valid):
+    return int(steps.evaluate(state.params, state.batch_stats, images, labels, indices, valid, bits))
+
   each = [count(np.arange(8) == i) for i in range(8)]
   assert sum(each) == count(np.ones(8, bool))
   assert count(np.zeros(8, bool)) == 0
