@@ -133,7 +133,7 @@ def test_layers_draw_different_noise_also_where_parameters_have_a_stream_of_thei
 def test_evaluation_draws_no_keys():
   x, net = images((5, 5)), model(dorefa.nnx, nnx.Rngs(0), bits=BITS)
   net.eval()
-  np.testing.assert_allclose(jax.jit(lambda x: net(x))(x), net(x), rtol=1e-5)
+  np.testing.assert_allclose(jax.jit(lambda x: net(x))(x), net(x), rtol=1e-5, atol=1e-6)  # sums that cancel
   assert int(net.conv.gradient_rngs.count[...]) == 0
   with pytest.raises(ValueError, match="no PRNG key"):
     nnx.grad(lambda net: net(x).sum())(net)
