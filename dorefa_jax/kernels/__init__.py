@@ -1,0 +1,9 @@
+"""Integer arithmetic: products of codes by AND and popcount, or in bytes."""
+
+from dorefa_jax.kernels.cpu import Availability as Availability
+from dorefa_jax.kernels.cpu import available as available
+from dorefa_jax.kernels.packing import Format as Format
+from dorefa_jax.kernels.products import PackedWeights as PackedWeights
+from dorefa_jax.kernels.products import conv as conv
+from dorefa_jax.kernels.products import dot as dot
+from dorefa_jax.kernels.products import pack_weights as pack_weights

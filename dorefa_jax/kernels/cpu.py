@@ -1,0 +1,149 @@
+"""The compiled kernels: which of their paths runs here, and calls into them from JAX."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PATH_VARIABLE = "DOREFA_JAX_KERNELS"
+"""The environment variable that forces a path: "avx512", "avx512vnni", "avx2", "portable" or "xla"."""
+
+XLA_PATH = "xla"
+"""The path without compiled kernels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Availability:
+  """Which kernels integer products run on.
+
+  Attributes:
+    path: "avx512", "avx512vnni", "avx2", "portable" (all compiled) or "xla".
+    reason: why it is this one, and what would give a faster one.
+  """
+
+  path: str
+  reason: str
+
+  @property
+  def is_compiled(self) -> bool:
+    """Whether the path is one of the compiled kernels'."""
+    return self.path != XLA_PATH
+
+
+def available() -> Availability:
+  """Which kernels integer products run on in this process, and why not better ones.
+
+  Returns:
+    The path in use and the reason.
+
+  Raises:
+    ValueError: the environment variable names an unknown path, or one that this machine lacks.
+
+  Example:
+    >>> available().path in ("avx512", "avx512vnni", "avx2", "portable", "xla")
+    True
+  """
+  forced = os.environ.get(PATH_VARIABLE, "")
+  names, problem = _paths()
+  if not forced:
+    if not names:
+      return Availability(XLA_PATH, problem)
+    return Availability(names[0], "the best path of this processor")
+  if forced != XLA_PATH and forced not in names:
+    found = ", ".join([*names, XLA_PATH])
+    raise ValueError(f"{PATH_VARIABLE}={forced!r} is not available here; there are: {found}. {problem}".rstrip())
+  return Availability(forced, f"{PATH_VARIABLE} is set")
+
+
+def run(
+  x: jax.Array, program: jax.Array | np.ndarray, arrays: Sequence[jax.Array], out_shape: tuple[int, ...], path: str
+) -> jax.Array:
+  """Runs a program on a batch, on CPU.
+
+  Args:
+    x: float32 [batch, ...].
+    program: int32, see `dorefa_jax.kernels.program.encode`; its values may be traced.
+    arrays: weights and parameters of each convolution in turn.
+    out_shape: of an image's result.
+    path: a compiled path.
+
+  Returns:
+    float32 [batch, *out_shape]. An image with a NaN in it gives NaN.
+  """
+  result = jax.ShapeDtypeStruct((x.shape[0], *out_shape), jnp.float32)
+  call = jax.ffi.ffi_call("dorefa_run", result, vmap_method="sequential")
+  return call(x, jnp.asarray(program, jnp.int32), *arrays, path=np.int64(_path_index(path)))
+
+
+def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) -> jax.Array:
+  """Packs weights on CPU, as `dorefa_jax.kernels.packing.pack_weights` does.
+
+  Args:
+    codes: uint8 [taps, channels of a group, outputs of all groups].
+    spec: int32 [2], format and bits; may be traced.
+    words: the size of the result, which the widest format must fit.
+    groups: of a convolution.
+
+  Returns:
+    uint32 [words].
+  """
+  _library()
+  call = jax.ffi.ffi_call(
+    "dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), vmap_method="sequential"
+  )
+  return call(codes, spec, groups=np.int64(groups))
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+  """The library, its functions registered with XLA; or what is missing."""
+  folder = pathlib.Path(__file__).parent
+  files = sorted(folder.glob("_native*.so"))
+  if not files:
+    return None, (
+      "The compiled kernels were not built when dorefa-jax was installed: install a C++17 compiler "
+      "(g++ or clang++), then reinstall with `pip install --force-reinstall --no-deps dorefa-jax`."
+    )
+  try:
+    library = ctypes.CDLL(str(files[0]))
+    for target, symbol in (("dorefa_run", "DorefaRun"), ("dorefa_pack_weights", "DorefaPackWeights")):
+      jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+  except Exception as error:  # an incompatible library must not break what runs without it
+    return None, f"The compiled kernels do not load: {error}. Reinstall dorefa-jax with this version of jaxlib."
+  library.dorefa_path_count.restype = ctypes.c_int64
+  library.dorefa_op_words.restype = ctypes.c_int64
+  library.dorefa_path_name.argtypes = library.dorefa_path_is_supported.argtypes = [ctypes.c_int64]
+  library.dorefa_path_name.restype = ctypes.c_char_p
+  return library, ""
+
+
+@functools.cache
+def _path_indices() -> dict[str, int]:
+  """The paths that run here, best first, with their numbers in the library."""
+  library, _ = _library()
+  if library is None:
+    return {}
+  return {
+    library.dorefa_path_name(index).decode(): index
+    for index in range(library.dorefa_path_count())
+    if library.dorefa_path_is_supported(index)
+  }
+
+
+def _paths() -> tuple[list[str], str]:
+  return list(_path_indices()), _library()[1]
+
+
+def _path_index(path: str) -> int:
+  indices = _path_indices()
+  if path not in indices:
+    raise ValueError(f"there is no compiled path {path!r} here; there are: {', '.join(indices) or 'none'}")
+  return indices[path]

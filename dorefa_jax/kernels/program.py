@@ -1,0 +1,101 @@
+"""Programs of the compiled kernels: a chain of convolutions and poolings, as an array of integers."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+
+from dorefa_jax.kernels.packing import Format
+
+
+class Kind(enum.IntEnum):
+  """What an op does."""
+
+  CONV = 0
+  POOL = 1
+
+
+class Output(enum.IntEnum):
+  """What becomes of a convolution's sums.
+
+  FLOATS: `factor * sum + offset`. AFFINE: the code `trunc(clamp(factor * sum + offset, 0, n))`.
+  THRESHOLDS: the code that counts the thresholds that the sum has reached.
+  """
+
+  FLOATS = 0
+  AFFINE = 1
+  THRESHOLDS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """One op; the fields are int32 in the compiled kernels, in this order.
+
+  Attributes:
+    kind: CONV, or POOL, the maximum over windows of codes.
+    format: of the input, and of a convolution's weights.
+    weight_bits, activation_bits: 1 to 8; the latter of the input.
+    height, width, channels: of an image of the input.
+    kernel, strides, dilation: [height, width].
+    padding: ((top, bottom), (left, right)); of codes, with zero.
+    groups: of channels.
+    outputs: channels of the result.
+    output: of a convolution.
+  """
+
+  kind: Kind
+  format: Format
+  weight_bits: int
+  activation_bits: int
+  height: int
+  width: int
+  channels: int
+  kernel: tuple[int, int]
+  strides: tuple[int, int] = (1, 1)
+  dilation: tuple[int, int] = (1, 1)
+  padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+  groups: int = 1
+  outputs: int = 1
+  output: Output = Output.FLOATS
+
+  @property
+  def out_shape(self) -> tuple[int, int, int]:
+    """[height, width, channels] of an image of the result."""
+    sizes = []
+    for size, kernel, stride, dilation, pads in zip(
+      (self.height, self.width), self.kernel, self.strides, self.dilation, self.padding
+    ):
+      sizes.append((size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1)
+    return sizes[0], sizes[1], self.outputs
+
+
+def encode(ops: Sequence[Op]) -> np.ndarray:
+  """A program as the compiled kernels read it.
+
+  Example:
+    >>> op = Op(Kind.CONV, Format.BITS, 1, 2, 4, 4, 32, (3, 3), outputs=8)
+    >>> encode([op]).shape
+    (20,)
+  """
+  fields: list[int] = []
+  for op in ops:
+    for field in dataclasses.fields(op):
+      value = getattr(op, field.name)
+      fields += np.ravel(value).tolist() if isinstance(value, tuple) else [int(value)]
+  return np.array(fields, np.int32)
+
+
+def field_index(name: str) -> int:
+  """Where a field of the first op stands in an encoded program, for bit widths that are traced.
+
+  Example:
+    >>> field_index("activation_bits")
+    3
+  """
+  names = [field.name for field in dataclasses.fields(Op)]
+  if names.index(name) > names.index("kernel"):
+    raise ValueError(f"field {name!r} stands behind fields of several numbers")
+  return names.index(name)

@@ -1,0 +1,261 @@
+// A block of images through a program. Included once for each path.
+
+// Floats of `pixels` pixels to codes, packed; tells whether a NaN was among them.
+template <int Bits>
+bool quantize_bits(const float* x, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
+  constexpr int kVectors = 32 / Simd::kLanes;
+  const Simd::Floats levels = Simd::broadcast_float((1 << Bits) - 1);
+  bool nan = false;
+  for (int64_t p = 0; p < pixels; ++p, x += stride, out += step.pixel_words) {
+    for (int64_t word = 0; word < step.pixel_words; ++word) {
+      const float* from = x + word * 32;
+      float tail[32] = {};
+      if (step.group_channels - word * 32 < 32) {
+        std::copy_n(from, step.group_channels - word * 32, tail);
+        from = tail;
+      }
+      uint32_t bits[Bits] = {};
+      for (int v = 0; v < kVectors; ++v) {
+        const Simd::Floats value = Simd::load_floats(from + v * Simd::kLanes);
+        nan |= Simd::any_nan(value);
+        const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
+        for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << (v * Simd::kLanes);
+      }
+      for (int a = 0; a < Bits; ++a) out[a * step.plane_words + word] = bits[a];
+    }
+  }
+  return nan;
+}
+
+bool quantize_bytes(const float* x, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
+  const Simd::Floats levels = Simd::broadcast_float(static_cast<float>(step.levels(step.op.activation_bits)));
+  bool nan = false;
+  for (int64_t p = 0; p < pixels; ++p, x += stride, out += step.pixel_words) {
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
+    for (int64_t c = 0; c < step.group_channels; c += Simd::kLanes) {
+      const int64_t left = step.group_channels - c;
+      float tail[Simd::kLanes] = {};
+      const float* from = x + c;
+      if (left < Simd::kLanes) from = std::copy_n(from, left, tail) - left;
+      const Simd::Floats value = Simd::load_floats(from);
+      nan |= Simd::any_nan(value);
+      const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
+      if (left >= Simd::kLanes) {
+        Simd::store_bytes(bytes + c, code);
+      } else {
+        uint8_t stored[Simd::kLanes];
+        Simd::store_bytes(stored, code);
+        std::memcpy(bytes + c, stored, left);
+      }
+    }
+  }
+  return nan;
+}
+
+bool quantize_pixels(const float* x, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
+  if (step.op.format == Format::kBytes) return quantize_bytes(x, pixels, stride, step, out);
+  switch (step.op.activation_bits) {
+    case 1: return quantize_bits<1>(x, pixels, stride, step, out);
+    case 2: return quantize_bits<2>(x, pixels, stride, step, out);
+    case 3: return quantize_bits<3>(x, pixels, stride, step, out);
+    case 4: return quantize_bits<4>(x, pixels, stride, step, out);
+    case 5: return quantize_bits<5>(x, pixels, stride, step, out);
+    case 6: return quantize_bits<6>(x, pixels, stride, step, out);
+    case 7: return quantize_bits<7>(x, pixels, stride, step, out);
+    default: return quantize_bits<8>(x, pixels, stride, step, out);
+  }
+}
+
+// An image of floats into the first op's input; tells whether it met a NaN.
+bool fill_input(const float* x, const Step& step, uint32_t* image) {
+  const Op& op = step.op;
+  bool nan = false;
+  for (int64_t y = 0; y < op.height; ++y) {
+    const float* row = x + y * op.width * op.channels;
+    for (int64_t g = 0; g < op.groups; ++g) {
+      uint32_t* out = image + g * step.group_words + (y + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
+      const float* from = row + g * step.group_channels;
+      if (op.format != Format::kFloats) {
+        nan |= quantize_pixels(from, op.width, op.channels, step, out);
+        continue;
+      }
+      for (int64_t p = 0; p < op.width; ++p) {
+        for (int64_t c = 0; c < step.group_channels; ++c) nan |= from[p * op.channels + c] != from[p * op.channels + c];
+        std::memcpy(out + p * step.pixel_words, from + p * op.channels, step.group_channels * sizeof(float));
+      }
+    }
+  }
+  return nan;
+}
+
+// The sum of the codes of each padded pixel of one group of one image.
+void code_sums(const Step& step, const uint32_t* input, int32_t* sums) {
+  const int64_t pixels = step.padded_height * step.padded_width;
+  const int bits = step.op.format == Format::kBits ? step.op.activation_bits : 1;
+  for (int64_t p = 0; p < pixels; ++p, input += step.pixel_words) {
+    int32_t sum = 0;
+    for (int a = bits - 1; a >= 0; --a) {
+      const uint32_t* word = input + a * step.plane_words;
+      int32_t count = 0;
+      for (int64_t i = 0; i < step.pixel_words; ++i) {
+        if (step.op.format == Format::kBits) {
+          count += Simd::count_bits(word[i]);
+        } else {
+          const uint32_t pairs = (word[i] & 0x00ff00ffu) + ((word[i] >> 8) & 0x00ff00ffu);
+          count += static_cast<int32_t>((pairs & 0xffffu) + (pairs >> 16));
+        }
+      }
+      sum = 2 * sum + count;
+    }
+    sums[p] = sum;
+  }
+}
+
+// The sum of `sums` under each window.
+void window_sums(const Step& step, const int32_t* sums, int32_t* out) {
+  const Op& op = step.op;
+  for (int64_t y = 0; y < step.out_height; ++y, out += step.out_width) {
+    std::fill_n(out, step.out_width, 0);
+    for (int64_t v = 0; v < op.kernel_height; ++v) {
+      const int32_t* row = sums + (y * op.stride_height + v * op.dilation_height) * step.padded_width;
+      for (int64_t u = 0; u < op.kernel_width; ++u) {
+        const int32_t* from = row + u * op.dilation_width;
+        if (op.stride_width == 1) {
+          for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x];
+        } else {
+          for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x * op.stride_width];
+        }
+      }
+    }
+  }
+}
+
+// The larger of two codes, bit plane by bit plane, or byte by byte, into `a`.
+DOREFA_INLINE void take_larger(Format format, int bits, int64_t stride, const uint32_t* b, uint32_t* a) {
+  if (format == Format::kBytes) {
+    uint8_t x[4], y[4];
+    std::memcpy(x, a, 4);
+    std::memcpy(y, b, 4);
+    for (int i = 0; i < 4; ++i) x[i] = std::max(x[i], y[i]);
+    std::memcpy(a, x, 4);
+    return;
+  }
+  uint32_t is_larger = 0, is_open = ~uint32_t{0};
+  for (int plane = bits - 1; plane >= 0; --plane) {
+    const uint32_t x = a[plane * stride], y = b[plane * stride];
+    is_larger |= is_open & y & ~x;
+    is_open &= ~(x ^ y);
+  }
+  for (int plane = 0; plane < bits; ++plane) {
+    uint32_t& x = a[plane * stride];
+    x = (b[plane * stride] & is_larger) | (x & ~is_larger);
+  }
+}
+
+// Max pooling of one group of one image: the padding's code, zero, is below no other.
+void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* out) {
+  const Op& op = step.op;
+  const int bits = op.format == Format::kBits ? op.activation_bits : 1;
+  for (int64_t y = 0; y < step.out_height; ++y) {
+    for (int64_t x = 0; x < step.out_width; ++x) {
+      const uint32_t* window =
+          input + y * op.stride_height * step.row_words + x * op.stride_width * step.pixel_words;
+      uint32_t* pixel = out + (y + next.op.pad_top) * next.row_words + (x + next.op.pad_left) * next.pixel_words;
+      for (int64_t word = 0; word < step.pixel_words; ++word) {
+        uint32_t largest[kMaxBits] = {};
+        for (const int64_t segment : step.segments) {
+          for (int64_t at = word; at < step.segment_words; at += step.pixel_words) {
+            uint32_t candidate[kMaxBits];
+            for (int a = 0; a < bits; ++a) candidate[a] = window[segment + at + a * step.plane_words];
+            take_larger(op.format, bits, 1, candidate, largest);
+          }
+        }
+        for (int a = 0; a < bits; ++a) pixel[word + a * next.plane_words] = largest[a];
+      }
+    }
+  }
+}
+
+void convolve(const Step& step, const Buffers& buffers, const uint32_t* input, int64_t images, Sink sink) {
+  const int64_t pixels = step.out_height * step.out_width;
+  Product p{&step, nullptr, buffers.row_offsets, images * pixels, nullptr, 0, 0};
+  const int64_t bits = step.op.format == Format::kBits ? step.op.weight_bits : 1;
+  const int64_t taps = int64_t{step.op.kernel_height} * step.op.kernel_width;
+  const int64_t words = group_words(step.op.format, bits, taps, step.group_channels, step.group_outputs);
+  const int64_t params = sink.params_stride * (sink.output == Output::kThresholds ? sink.levels : 2);
+  for (int64_t g = 0; g < step.op.groups; ++g) {
+    p.input = input + g * step.group_words;
+    p.weights = static_cast<const uint32_t*>(step.weights.data) + g * words;
+    if (step.row_factor) {
+      for (int64_t i = 0; i < images; ++i) {
+        code_sums(step, p.input + i * step.image_words, buffers.code_sums);
+        window_sums(step, buffers.code_sums, buffers.row_sums + i * pixels);
+      }
+      sink.row_sums = buffers.row_sums;
+    }
+    sink.first = g * step.group_outputs;
+    Sink group = sink;
+    group.params += g * params;
+    if (sink.floats) group.floats += sink.first;
+    switch (step.op.format) {
+      case Format::kBits: multiply_group<Format::kBits>(p, group); break;
+      case Format::kBytes: multiply_group<Format::kBytes>(p, group); break;
+      case Format::kFloats: multiply_group<Format::kFloats>(p, group); break;
+    }
+  }
+}
+
+// Word offset of pixel (y, x) of image i of a step's input.
+DOREFA_INLINE int32_t pixel_offset(const Step& step, int64_t i, int64_t y, int64_t x) {
+  return static_cast<int32_t>(i * step.image_words + y * step.row_words + x * step.pixel_words);
+}
+
+void run_block(const Program& program, const Buffers& buffers, const float* x, int64_t images, float* y) {
+  const size_t count = program.steps.size();
+  for (int64_t i = 0; i < images; ++i) {
+    const Step& first = program.steps[0];
+    buffers.nan[i] = fill_input(x + i * program.in_size, first, buffers.inputs[0] + i * first.image_words);
+  }
+  for (size_t s = 0; s < count; ++s) {
+    const Step& step = program.steps[s];
+    const Step* next = s + 1 < count ? &program.steps[s + 1] : nullptr;
+    uint32_t* input = buffers.inputs[s];
+    if (step.op.kind == Kind::kPool) {
+      for (int64_t i = 0; i < images; ++i) {
+        for (int64_t g = 0; g < step.op.groups; ++g) {
+          pool(step, input + i * step.image_words + g * step.group_words, *next,
+               buffers.inputs[s + 1] + i * next->image_words + g * next->group_words);
+        }
+      }
+      continue;
+    }
+    int32_t* row = buffers.row_offsets;
+    int32_t* code = buffers.code_offsets;
+    for (int64_t i = 0; i < images; ++i) {
+      for (int64_t v = 0; v < step.out_height; ++v) {
+        for (int64_t u = 0; u < step.out_width; ++u) {
+          *row++ = pixel_offset(step, i, v * step.op.stride_height, u * step.op.stride_width);
+          if (next) *code++ = pixel_offset(*next, i, v + next->op.pad_top, u + next->op.pad_left);
+        }
+      }
+    }
+    Sink sink{};
+    sink.output = step.op.output;
+    sink.params = static_cast<const float*>(step.params.data);
+    sink.params_stride = step.padded_outputs();
+    sink.outputs = step.group_outputs;
+    if (next) {
+      sink.levels = next->levels(next->op.activation_bits);
+      sink.next = next;
+      sink.codes = buffers.inputs[s + 1];
+      sink.code_offsets = buffers.code_offsets;
+    } else {
+      sink.floats = y;
+      sink.float_stride = step.op.outputs;
+    }
+    convolve(step, buffers, input, images, sink);
+  }
+  for (int64_t i = 0; i < images; ++i) {
+    if (buffers.nan[i]) std::fill_n(y + i * program.out_size, program.out_size, std::numeric_limits<float>::quiet_NaN());
+  }
+}

@@ -1,0 +1,104 @@
+// The boundary to XLA: buffers are checked here, and errors become Python exceptions.
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "paths.h"
+#include "program.h"
+#include "run.h"
+#include "weights.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace dorefa {
+namespace {
+
+constexpr int64_t kMaxExtent = int64_t{1} << 30;
+
+ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("dorefa_jax kernels: " + message); }
+
+ffi::Error run_handler(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
+                       ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
+  const auto& all = paths();
+  if (path < 0 || path >= static_cast<int64_t>(all.size()) || !all[path].is_supported()) {
+    return invalid("this processor has no path " + std::to_string(path));
+  }
+  std::vector<Array> arrays;
+  for (size_t i = 0; i < rest.size(); ++i) {
+    auto array = rest.get<ffi::AnyBuffer>(i);
+    if (!array.has_value()) return array.error();
+    if (ffi::ByteWidth(array->element_type()) != 4) return invalid("arrays must have elements of 4 bytes");
+    arrays.push_back({array->untyped_data(), static_cast<int64_t>(array->element_count())});
+  }
+  Program program;
+  const std::string error = build_program(words.typed_data(), words.element_count(), arrays, &program);
+  if (!error.empty()) return invalid(error);
+  if (x.dimensions().size() == 0) return invalid("the input has no batch axis");
+  const int64_t images = x.dimensions()[0];
+  if (images < 0 || static_cast<int64_t>(x.element_count()) != images * program.in_size ||
+      static_cast<int64_t>(y->element_count()) != images * program.out_size) {
+    return invalid("a batch of " + std::to_string(images) + " takes " + std::to_string(images * program.in_size) +
+                   " floats and gives " + std::to_string(images * program.out_size) + ", got " +
+                   std::to_string(x.element_count()) + " and " + std::to_string(y->element_count()));
+  }
+  try {
+    run(program, all[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
+        [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
+  } catch (const std::exception& e) {
+    return ffi::Error::Internal(std::string("dorefa_jax kernels: ") + e.what());
+  }
+  return ffi::Error::Success();
+}
+
+// codes: [taps, channels of a group, outputs of all groups]; spec: {format, bits}.
+ffi::Error pack_handler(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, ffi::ResultBuffer<ffi::U32> words,
+                        int64_t groups) {
+  const auto shape = codes.dimensions();
+  if (shape.size() != 3) return invalid("codes must have 3 axes");
+  if (spec.element_count() != 2) return invalid("a spec is a format and bits");
+  const auto format = static_cast<Format>(spec.typed_data()[0]);
+  const int64_t bits = spec.typed_data()[1];
+  if (format != Format::kBits && format != Format::kBytes) return invalid("codes are packed as bits or bytes");
+  if (bits < 1 || bits > kMaxBits) return invalid("bits of weights must be 1 to 8, got " + std::to_string(bits));
+  if (groups < 1 || shape[2] % groups) return invalid("groups do not divide the outputs");
+  for (int64_t extent : shape) {
+    if (extent < 1 || extent > kMaxExtent) return invalid("codes must not be empty");
+  }
+  const int64_t needed = groups * group_words(format, bits, shape[0], shape[1], shape[2] / groups);
+  const int64_t size = words->element_count();
+  if (size < needed) return invalid("codes need " + std::to_string(needed) + " words, got " + std::to_string(size));
+  std::memset(words->typed_data(), 0, size * sizeof(uint32_t));
+  pack_weights(codes.typed_data(), format, bits, shape[0], shape[1], groups, shape[2] / groups, words->typed_data());
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace dorefa
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaRun, dorefa::run_handler,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("path"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaPackWeights, dorefa::pack_handler,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
+                                  .Attr<int64_t>("groups"));
+
+extern "C" {
+
+// The paths of this build, best first; names are static strings.
+int64_t dorefa_path_count() { return static_cast<int64_t>(dorefa::paths().size()); }
+const char* dorefa_path_name(int64_t path) { return dorefa::paths()[path].name; }
+int dorefa_path_is_supported(int64_t path) { return dorefa::paths()[path].is_supported(); }
+int64_t dorefa_op_words() { return dorefa::kOpWords; }
+
+}

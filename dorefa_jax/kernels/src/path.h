@@ -1,0 +1,26 @@
+// What every path_*.cc includes, before its target region: later, inline functions of the
+// standard library would be compiled for instructions that the processor may lack.
+#ifndef DOREFA_PATH_H_
+#define DOREFA_PATH_H_
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "layout.h"
+#include "paths.h"
+#include "program.h"
+
+#define DOREFA_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define DOREFA_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DOREFA_UNROLL _Pragma("GCC unroll 8")
+#endif
+
+#endif  // DOREFA_PATH_H_

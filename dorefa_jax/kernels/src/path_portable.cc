@@ -1,0 +1,11 @@
+// Any processor: plain C++, which the compiler vectorizes with what the target has.
+#include "path.h"
+
+namespace dorefa {
+namespace portable {
+#include "simd_portable.h"
+#include "sink.h"
+#include "tile.h"
+#include "block.h"
+}  // namespace portable
+}  // namespace dorefa

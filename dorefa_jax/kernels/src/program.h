@@ -1,0 +1,73 @@
+// A program: a chain of convolutions and poolings that runs image by image.
+#ifndef DOREFA_PROGRAM_H_
+#define DOREFA_PROGRAM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "layout.h"
+
+namespace dorefa {
+
+enum class Kind : int32_t { kConv = 0, kPool = 1 };
+
+// What becomes of a convolution's sums.
+enum class Output : int32_t {
+  kFloats = 0,      // factor * sum + offset, the program's result
+  kAffine = 1,      // the code trunc(clamp(factor * sum + offset, 0, levels))
+  kThresholds = 2,  // the code that counts the thresholds not above the sum
+};
+
+// One record of a program, as ../program.py writes it: int32 fields in this order.
+struct Op {
+  Kind kind;
+  Format format;            // of the input and the weights
+  int32_t weight_bits;      // 1 to 8
+  int32_t activation_bits;  // of the input, 1 to 8
+  int32_t height, width, channels;
+  int32_t kernel_height, kernel_width;
+  int32_t stride_height, stride_width;
+  int32_t dilation_height, dilation_width;
+  int32_t pad_top, pad_bottom, pad_left, pad_right;
+  int32_t groups;
+  int32_t outputs;  // channels
+  Output output;
+};
+constexpr int64_t kOpWords = 20;
+static_assert(sizeof(Op) == kOpWords * sizeof(int32_t), "an Op is int32 fields and nothing else");
+
+// An array that a program refers to: a convolution's weights or parameters.
+struct Array {
+  const void* data = nullptr;
+  int64_t size = 0;  // elements of 4 bytes
+};
+
+// An op with all that follows from it.
+struct Step {
+  Op op;
+  Array weights, params;
+  int64_t padded_height, padded_width, out_height, out_width;
+  int64_t group_channels, group_outputs;
+  int64_t pixel_words, row_words, plane_words, group_words, image_words;  // strides of the input
+  int64_t sum_factor, row_factor;  // an integer product is sum_factor * sum + row_factor * (sum of codes)
+  std::vector<int64_t> segments;   // word offsets, from a window's first pixel, of contiguous runs
+  int64_t segment_words;
+
+  int64_t padded_outputs() const { return round_up(group_outputs, kChannelMultiple); }
+  int64_t levels(int64_t bits) const { return (int64_t{1} << bits) - 1; }
+};
+
+struct Program {
+  std::vector<Step> steps;
+  int64_t in_size, out_size;  // floats of an image and of its result
+};
+
+// Checks records and array sizes, so that running cannot leave any buffer. Returns an
+// empty string, or what is wrong.
+std::string build_program(const int32_t* words, int64_t count, const std::vector<Array>& arrays, Program* program);
+
+}  // namespace dorefa
+
+#endif  // DOREFA_PROGRAM_H_

@@ -1,0 +1,133 @@
+#include "run.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <new>
+
+namespace dorefa {
+namespace {
+
+constexpr int64_t kBlockBytes = 256 << 10;  // of the operands of a block: a fraction of a core's second cache
+constexpr int64_t kMaxBlock = 4096;         // images
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kTail = 256;              // readable bytes behind an operand: vectors may overrun it
+
+// Memory that a thread keeps between calls, so that pages are not mapped anew.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+
+  void* get(int64_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
+      if (data_ == nullptr) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Bytes of the operands of one image.
+int64_t operand_bytes(const Program& program) {
+  int64_t words = 0;
+  for (const Step& step : program.steps) words += step.image_words;
+  return words * 4;
+}
+
+int64_t block_size(const Program& program, int64_t images, int64_t threads) {
+  const int64_t fit = std::max<int64_t>(1, kBlockBytes / operand_bytes(program));
+  const int64_t share = ceil_div(images, threads);
+  const int64_t largest = std::min(std::min(fit, kMaxBlock), std::max<int64_t>(1, share));
+  return ceil_div(images, ceil_div(images, largest));  // blocks of about one size
+}
+
+// Lays a block's buffers out in this thread's scratch, padding zeroed.
+Buffers lay_out(const Program& program, int64_t images) {
+  int64_t windows = 0, pixels = 0;
+  for (const Step& step : program.steps) {
+    windows = std::max(windows, step.out_height * step.out_width);
+    pixels = std::max(pixels, step.padded_height * step.padded_width);
+  }
+  std::vector<int64_t> sizes;
+  for (const Step& step : program.steps) sizes.push_back(images * step.image_words * 4 + kTail);
+  const int64_t operands = static_cast<int64_t>(sizes.size());
+  for (int64_t bytes : {pixels * 4, images * windows * 4, images * windows * 4, images * windows * 4, images}) {
+    sizes.push_back(bytes);
+  }
+  int64_t total = 0;
+  for (int64_t& size : sizes) total += size = round_up(size, kAlignment);
+
+  static thread_local Scratch scratch;
+  uint8_t* at = static_cast<uint8_t*>(scratch.get(total));
+  std::vector<uint8_t*> parts;
+  for (int64_t size : sizes) {
+    parts.push_back(at);
+    at += size;
+  }
+  std::memset(parts[0], 0, parts[operands] - parts[0]);
+  Buffers buffers;
+  for (int64_t i = 0; i < operands; ++i) buffers.inputs.push_back(reinterpret_cast<uint32_t*>(parts[i]));
+  buffers.code_sums = reinterpret_cast<int32_t*>(parts[operands]);
+  buffers.row_sums = reinterpret_cast<int32_t*>(parts[operands + 1]);
+  buffers.row_offsets = reinterpret_cast<int32_t*>(parts[operands + 2]);
+  buffers.code_offsets = reinterpret_cast<int32_t*>(parts[operands + 3]);
+  buffers.nan = parts[operands + 4];
+  return buffers;
+}
+
+// Blocks that threads take in turn. Who waits has found none left to take, so every open
+// block is in work on a running thread, and tasks that start too late find nothing to do.
+struct Blocks {
+  explicit Blocks(int64_t count) : left(count) {}
+  std::atomic<int64_t> next{0};
+  std::mutex mutex;
+  std::condition_variable is_done;
+  int64_t left;
+  std::exception_ptr error;
+};
+
+}  // namespace
+
+void run(const Program& program, const Path& path, const float* x, int64_t images, float* y, int64_t threads,
+         const Schedule& schedule) {
+  if (images == 0) return;
+  const int64_t block = block_size(program, images, std::max<int64_t>(1, threads));
+  const int64_t count = ceil_div(images, block);
+  auto blocks = std::make_shared<Blocks>(count);
+  // The references are used only while a block is open, and the caller waits for that.
+  auto work = [=, &program, &path] {
+    Buffers buffers;
+    for (int64_t i; (i = blocks->next++) < count;) {
+      std::exception_ptr error;
+      try {
+        if (buffers.inputs.empty()) buffers = lay_out(program, block);
+        const int64_t first = i * block;
+        path.run_block(program, buffers, x + first * program.in_size, std::min(block, images - first),
+                       y + first * program.out_size);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      std::lock_guard<std::mutex> lock(blocks->mutex);
+      if (error) blocks->error = error;
+      if (--blocks->left == 0) blocks->is_done.notify_all();
+    }
+  };
+  for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(work);
+  work();
+  std::unique_lock<std::mutex> lock(blocks->mutex);
+  blocks->is_done.wait(lock, [&] { return blocks->left == 0; });
+  if (blocks->error) std::rethrow_exception(blocks->error);
+}
+
+}  // namespace dorefa

@@ -1,0 +1,94 @@
+// Vectors of 256 bits. Included inside a namespace and a target region.
+
+struct Simd {
+  using Ints = __m256i;
+  using Floats = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kTileRows = 2;
+  static constexpr int kTileVectors = 2;
+  static constexpr int kBitChunk = 31;  // words whose counts, 8 at most each, fit the bytes of a lane
+
+  static DOREFA_INLINE Ints zero() { return _mm256_setzero_si256(); }
+  static DOREFA_INLINE Ints load(const uint32_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
+  static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+  static DOREFA_INLINE Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+
+  // Counts by nibbles, in bytes; `flush_bits` adds the four bytes of a lane.
+  static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {
+    const Ints nibble = _mm256_set1_epi8(15);
+    const Ints count =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const Ints common = _mm256_and_si256(x, w);
+    const Ints low = _mm256_shuffle_epi8(count, _mm256_and_si256(common, nibble));
+    const Ints high = _mm256_shuffle_epi8(count, _mm256_and_si256(_mm256_srli_epi32(common, 4), nibble));
+    return _mm256_add_epi8(sum, _mm256_add_epi8(low, high));
+  }
+  static DOREFA_INLINE Ints flush_bits(Ints sum, Ints bytes) {
+    const Ints pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  // Products of bytes saturate in 16 bits here, so even and odd bytes are widened first.
+  struct ByteInputs {
+    Ints even, odd;
+  };
+  struct ByteWeights {
+    Ints even, odd;
+  };
+  static DOREFA_INLINE ByteInputs byte_inputs(uint32_t word) {
+    return {broadcast(word & 0x00ff00ffu), broadcast((word >> 8) & 0x00ff00ffu)};
+  }
+  static DOREFA_INLINE ByteWeights byte_weights(Ints w) {
+    return {_mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), _mm256_srai_epi16(w, 8)};
+  }
+  static DOREFA_INLINE Ints add_byte_products(Ints sum, ByteInputs x, ByteWeights w) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x.even, w.even));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(x.odd, w.odd));
+  }
+
+  static DOREFA_INLINE Floats float_zero() { return _mm256_setzero_ps(); }
+  static DOREFA_INLINE Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
+  static DOREFA_INLINE Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
+  static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+  static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+  static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+  // NaN becomes zero: the second operand is the one returned.
+  static DOREFA_INLINE Floats clamp(Floats x, Floats high) {
+    return _mm256_min_ps(_mm256_max_ps(x, _mm256_setzero_ps()), high);
+  }
+  static DOREFA_INLINE bool any_nan(Floats x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
+  static DOREFA_INLINE Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+  static DOREFA_INLINE Ints truncate(Floats x) { return _mm256_cvttps_epi32(x); }
+  static DOREFA_INLINE Ints round_half_even(Floats x) {
+    return _mm256_cvtps_epi32(_mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static DOREFA_INLINE Ints count_reached(Ints count, Ints x, Ints threshold) {
+    // x >= t, which is not t > x: the comparison gives -1.
+    const Ints below = _mm256_cmpgt_epi32(threshold, x);
+    return _mm256_add_epi32(count, _mm256_add_epi32(below, _mm256_set1_epi32(1)));
+  }
+  static DOREFA_INLINE Ints count_reached(Ints count, Floats x, Floats threshold) {
+    return _mm256_sub_epi32(count, _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_GE_OQ)));
+  }
+
+  // Bit `plane` of each lane, lane 0 first.
+  static DOREFA_INLINE uint32_t plane_bits(Ints codes, int plane) {
+    const Ints signs = _mm256_sll_epi32(codes, _mm_cvtsi32_si128(31 - plane));
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(signs)));
+  }
+  static DOREFA_INLINE void store_bytes(uint8_t* p, Ints codes) {
+    alignas(32) uint32_t lanes[kLanes];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), codes);
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+  }
+  static DOREFA_INLINE void store_floats(float* p, Floats x, int count) {
+    if (count >= kLanes) return _mm256_storeu_ps(p, x);
+    alignas(32) float lanes[kLanes];
+    _mm256_store_ps(lanes, x);
+    std::copy_n(lanes, count, p);
+  }
+  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return _mm_popcnt_u32(word); }
+};

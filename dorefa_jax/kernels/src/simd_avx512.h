@@ -1,0 +1,77 @@
+// Vectors of 512 bits. Included inside a namespace and a target region, once for each way to count bits.
+
+struct Simd {
+  using Ints = __m512i;
+  using Floats = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kTileRows = 6;     // 6 x 4 accumulators, 4 weights and an input fill the registers
+  static constexpr int kTileVectors = 4;
+  static constexpr int kBitChunk = 0;     // bits are counted into 32-bit lanes at once
+
+  static DOREFA_INLINE Ints zero() { return _mm512_setzero_si512(); }
+  static DOREFA_INLINE Ints load(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+  static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+  static DOREFA_INLINE Ints multiply(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+
+  static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {
+    const Ints common = _mm512_and_si512(x, w);
+#ifdef DOREFA_VPOPCNTDQ
+    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(common));
+#else
+    const Ints nibble = _mm512_set1_epi8(15);
+    const Ints count = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const Ints low = _mm512_shuffle_epi8(count, _mm512_and_si512(common, nibble));
+    const Ints high = _mm512_shuffle_epi8(count, _mm512_and_si512(_mm512_srli_epi32(common, 4), nibble));
+    return _mm512_dpbusd_epi32(sum, _mm512_add_epi8(low, high), _mm512_set1_epi8(1));
+#endif
+  }
+  static DOREFA_INLINE Ints flush_bits(Ints sum, Ints) { return sum; }
+
+  struct ByteInputs {
+    Ints all;
+  };
+  struct ByteWeights {
+    Ints all;
+  };
+  static DOREFA_INLINE ByteInputs byte_inputs(uint32_t word) { return {broadcast(word)}; }
+  static DOREFA_INLINE ByteWeights byte_weights(Ints w) { return {w}; }
+  static DOREFA_INLINE Ints add_byte_products(Ints sum, ByteInputs x, ByteWeights w) {
+    return _mm512_dpbusd_epi32(sum, x.all, w.all);
+  }
+
+  static DOREFA_INLINE Floats float_zero() { return _mm512_setzero_ps(); }
+  static DOREFA_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+  static DOREFA_INLINE Floats broadcast_float(float x) { return _mm512_set1_ps(x); }
+  static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  // NaN becomes zero: the second operand is the one returned.
+  static DOREFA_INLINE Floats clamp(Floats x, Floats high) {
+    return _mm512_min_ps(_mm512_max_ps(x, _mm512_setzero_ps()), high);
+  }
+  static DOREFA_INLINE bool any_nan(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
+  static DOREFA_INLINE Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+  static DOREFA_INLINE Ints truncate(Floats x) { return _mm512_cvttps_epi32(x); }
+  static DOREFA_INLINE Ints round_half_even(Floats x) {
+    return _mm512_cvt_roundps_epi32(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static DOREFA_INLINE Ints count_reached(Ints count, Ints x, Ints threshold) {
+    return _mm512_mask_add_epi32(count, _mm512_cmpge_epi32_mask(x, threshold), count, _mm512_set1_epi32(1));
+  }
+  static DOREFA_INLINE Ints count_reached(Ints count, Floats x, Floats threshold) {
+    return _mm512_mask_add_epi32(count, _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ), count, _mm512_set1_epi32(1));
+  }
+
+  // Bit `plane` of each lane, lane 0 first.
+  static DOREFA_INLINE uint32_t plane_bits(Ints codes, int plane) {
+    return _mm512_test_epi32_mask(codes, _mm512_set1_epi32(1 << plane));
+  }
+  static DOREFA_INLINE void store_bytes(uint8_t* p, Ints codes) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(codes));
+  }
+  static DOREFA_INLINE void store_floats(float* p, Floats x, int count) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(count >= kLanes ? 0xffff : (1 << count) - 1), x);
+  }
+  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return _mm_popcnt_u32(word); }
+};

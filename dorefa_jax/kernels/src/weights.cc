@@ -1,0 +1,42 @@
+#include "weights.h"
+
+namespace dorefa {
+namespace {
+
+// The signed byte that stands for a code: 2 c - levels, or c - 128 where that does not fit.
+uint32_t weight_byte(uint8_t code, int64_t bits) {
+  const int value = bits == kMaxBits ? int{code} - 128 : 2 * int{code} - ((1 << bits) - 1);
+  return static_cast<uint8_t>(value);
+}
+
+}  // namespace
+
+void pack_weights(const uint8_t* codes, Format format, int64_t bits, int64_t taps, int64_t channels, int64_t groups,
+                  int64_t outputs, uint32_t* words) {
+  const int64_t per_word = channels_per_word(format);
+  const int64_t length = taps * pixel_words(format, channels);
+  const int64_t all_planes = planes(format, bits);
+  for (int64_t group = 0; group < groups; ++group) {
+    for (int64_t first = 0; first < outputs; first += kPanelChannels) {
+      const int64_t width = panel_width(outputs, first);
+      const int64_t real = std::min(width, outputs - first);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const uint8_t* from = codes + ((tap * channels + c) * groups + group) * outputs + first;
+          uint32_t* to = words + (tap * pixel_words(format, channels) + c / per_word) * width;
+          const int64_t at = c % per_word;
+          if (format == Format::kBytes) {
+            for (int64_t n = 0; n < real; ++n) to[n] |= weight_byte(from[n], bits) << (8 * at);
+            continue;
+          }
+          for (int64_t plane = 0; plane < all_planes; ++plane, to += length * width) {
+            for (int64_t n = 0; n < real; ++n) to[n] |= static_cast<uint32_t>((from[n] >> plane) & 1) << at;
+          }
+        }
+      }
+      words += all_planes * length * width;
+    }
+  }
+}
+
+}  // namespace dorefa
