@@ -29,7 +29,7 @@ class _Quantized(nnx.Module):
   ):
     if self._injected in kwargs:
       raise ValueError(f"{self._injected} of {type(self).__name__} is taken by its quantized product: leave it out")
-    ops.resolve_backend(backend)
+    ops.check_backend(backend)
     super().__init__(*args, rngs=rngs, **kwargs)
     self.bits = nnx.static(bits)
     self.backend = backend

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dorefa_jax import integer
 from dorefa_jax.bits import FULL_PRECISION, Bits, BitWidths, is_full_precision
+from dorefa_jax.marks import mark_codes
 from dorefa_jax.quantizers import bound, quantize_activations, quantize_gradients, quantize_weights
 
 Backend: TypeAlias = Literal["auto", "emulated", "integer"]
@@ -46,8 +48,9 @@ def conv_general_dilated(
     window_strides, padding, dimension_numbers: as in `lax.conv_general_dilated`.
     bits: W, A and G, static or traced.
     key: PRNG key of the gradient quantizer; needed where G < 32 and y is differentiated.
-    backend: "emulated": floating-point products of quantized values; "integer": integer
-      kernels; "auto": integer kernels where they exist and win.
+    backend: "emulated": floating-point products of quantized values; "integer": integer kernels
+      on CPU, the emulation on other platforms; "auto": integer kernels where nothing is
+      differentiated and they win. Gradients are the emulation's.
     weight_quantizer: a function of (weights, bits).
     **options: the other keywords of `lax.conv_general_dilated`.
 
@@ -55,7 +58,7 @@ def conv_general_dilated(
     The convolution, as `lax.conv_general_dilated` returns it.
 
   Raises:
-    ValueError: an unknown or unavailable backend, or a bad bit width.
+    ValueError: an unknown backend, a bad bit width, or a product that backend 'integer' cannot compute.
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,14 +71,19 @@ def conv_general_dilated(
   References:
     arXiv 1606.06160, algorithm 1.
   """
-  resolve_backend(backend)
-  y = lax.conv_general_dilated(
-    _quantize_input(x, bits.activations),
-    weight_quantizer(w, bits.weights),
-    window_strides,
-    padding,
-    dimension_numbers=dimension_numbers,
-    **options,
+
+  def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, w, window_strides, padding, dimension_numbers=dimension_numbers, **options)
+
+  y = _product(
+    x,
+    w,
+    bits,
+    check_backend(backend),
+    weight_quantizer,
+    emulated,
+    lambda: integer.as_convolution(x, w, window_strides, padding, dimension_numbers, options),
+    options.get("preferred_element_type"),
   )
   batch_axis = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers).out_spec[0]
   y = quantize_gradients(jnp.moveaxis(y, batch_axis, 0), key, bits.gradients)
@@ -109,7 +117,7 @@ def dot_general(
     The product, as `lax.dot_general` returns it.
 
   Raises:
-    ValueError: an unknown or unavailable backend, or a bad bit width.
+    ValueError: an unknown backend, a bad bit width, or a product that backend 'integer' cannot compute.
 
   Example:
     >>> import jax.numpy as jnp
@@ -120,12 +128,19 @@ def dot_general(
   References:
     arXiv 1606.06160, algorithm 1.
   """
-  resolve_backend(backend)
-  y = lax.dot_general(
-    _quantize_input(x, bits.activations),
-    weight_quantizer(w, bits.weights),
-    dimension_numbers,
-    **options,
+
+  def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.dot_general(x, w, dimension_numbers, **options)
+
+  y = _product(
+    x,
+    w,
+    bits,
+    check_backend(backend),
+    weight_quantizer,
+    emulated,
+    lambda: integer.as_dot(x, w, dimension_numbers, options),
+    options.get("preferred_element_type"),
   )
   is_one_example = x.ndim == len(dimension_numbers[0][0])
   y = quantize_gradients(y[None] if is_one_example else y, key, bits.gradients)
@@ -151,27 +166,85 @@ def mask_weights(weight_quantizer: WeightQuantizer, mask: jax.Array) -> WeightQu
   return lambda w, bits: weight_quantizer(w, bits) * jnp.asarray(mask, w.dtype)
 
 
-def resolve_backend(backend: Backend) -> Literal["emulated"]:
-  """The backend that a call runs on.
-
-  Args:
-    backend: "auto", "emulated" or "integer".
-
-  Returns:
-    "emulated", the only backend of this version.
-
-  Raises:
-    ValueError: `backend` is unknown, or "integer", whose kernels this version has not.
+def check_backend(backend: Backend) -> Backend:
+  """Returns `backend`, or raises ValueError where it is unknown.
 
   Example:
-    >>> resolve_backend("auto")
-    'emulated'
+    >>> check_backend("auto")
+    'auto'
   """
   if backend not in BACKENDS:
     raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
-  if backend == "integer":
-    raise ValueError("backend 'integer' has no kernels in this version: use 'auto' or 'emulated'")
-  return "emulated"
+  return backend
+
+
+def _product(
+  x: jax.Array,
+  w: jax.Array,
+  bits: BitWidths,
+  backend: Backend,
+  weight_quantizer: WeightQuantizer,
+  product: Callable[[jax.Array, jax.Array], jax.Array],
+  as_convolution: Callable[[], integer.Convolution],
+  dtype: Any,
+) -> jax.Array:
+  """A product of quantized operands on the backend that `backend` means here."""
+
+  def emulated(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+    x = mark_codes(_quantize_input(x, bits.activations), bits.activations, "activations")
+    return product(x, mark_codes(weight_quantizer(w, bits.weights), bits.weights, "weights"))
+
+  if backend == "emulated":
+    return emulated(x, w, bits)
+  try:
+    integer.check_bits(bits)
+    codes = integer.codes_of(weight_quantizer)
+    convolution = as_convolution()
+  except integer.NotInteger as error:
+    if backend == "auto":
+      return emulated(x, w, bits)
+    raise ValueError(f"backend 'integer': {error}; use 'auto' or 'emulated'") from error
+  if backend == "auto" and not integer.wins(convolution, bits):
+    return emulated(x, w, bits)
+  dtype = jnp.result_type(x) if dtype is None else dtype
+
+  def on_integers(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+    return lax.platform_dependent(
+      x,
+      w,
+      cpu=lambda x, w: integer.product(x, w, bits, convolution, codes).astype(dtype),
+      default=lambda x, w: emulated(x, w, bits),
+    )
+
+  return _with_emulated_gradient(x, w, bits, on_integers, emulated, is_forward_integer=backend == "integer")
+
+
+def _with_emulated_gradient(
+  x: jax.Array, w: jax.Array, bits: BitWidths, on_integers: Any, emulated: Any, *, is_forward_integer: bool
+) -> jax.Array:
+  """`on_integers`, differentiated through `emulated`."""
+  traced = () if isinstance(bits.weights, int) and isinstance(bits.activations, int) else (bits,)
+
+  def given(traced: tuple[BitWidths, ...]) -> BitWidths:
+    return traced[0] if traced else bits
+
+  def forward_on_integers(x: jax.Array, w: jax.Array, *traced: BitWidths) -> jax.Array:
+    bits = given(traced)
+    if not traced:
+      return on_integers(x, w, bits)
+    fits = (bits.weights <= integer.MAX_BITS) & (bits.activations <= integer.MAX_BITS)
+    return lax.cond(fits, on_integers, emulated, x, w, bits)
+
+  @jax.custom_vjp
+  def product(x: jax.Array, w: jax.Array, *traced: BitWidths) -> jax.Array:
+    return forward_on_integers(x, w, *traced)
+
+  def forward(x: jax.Array, w: jax.Array, *traced: BitWidths) -> tuple[jax.Array, Any]:
+    y, vjp = jax.vjp(lambda x, w: emulated(x, w, given(traced)), x, w)
+    return forward_on_integers(x, w, *traced) if is_forward_integer else y, vjp
+
+  product.defvjp(forward, lambda vjp, g: (*vjp(g), *(None for _ in traced)))
+  return product(x, w, *traced)
 
 
 def _quantize_input(x: jax.Array, bits: Bits) -> jax.Array:

@@ -84,6 +84,44 @@ def quantize_weights(w: jax.Array, bits: Bits, *, stop_max_gradient: bool = Fals
   return jnp.where(is_tanh_form, many, jnp.where(bits == 1, _binarize(w), w))
 
 
+def weight_codes(w: jax.Array, bits: Bits) -> tuple[jax.Array, jax.Array]:
+  """The integers and the scale that `quantize_weights` rounds to.
+
+  `quantize_weights(w, k) = scale (2 codes - n) / n` with `n = 2^k - 1`: one bit has the codes
+  0 and 1 and the scale E(|w|), more bits have the scale 1.
+
+  Args:
+    w: one layer's weights, any shape, floating.
+    bits: k, 1 to 8. A Python int or an integer scalar array.
+
+  Returns:
+    codes: uint8, of `w`'s shape.
+    scale: a scalar of `w`'s dtype.
+
+  Raises:
+    ValueError: `bits` is not a bit width or, where static, above 8; or `w` is not floating.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> codes, scale = weight_codes(jnp.array([0.5, -1.5, 0.0, 2.0]), 1)
+    >>> codes.tolist(), float(scale)
+    ([1, 0, 1, 1], 1.0)
+
+  References:
+    arXiv 1606.06160, equations 1 to 4 and 7 to 10.
+  """
+  bits = check_bits(bits)
+  w = _floating(w, "w")
+  if isinstance(bits, int) and bits > 8:
+    raise ValueError(f"codes have 1 to 8 bits, got {bits}")
+  unit = _tanh_to_unit(w, False)
+  many = jnp.round(unit * _steps(bits, unit)).astype(jnp.uint8)
+  binary, mean = (w >= 0).astype(jnp.uint8), _mean_magnitude(w)
+  if isinstance(bits, int):
+    return (binary, mean) if bits == 1 else (many, jnp.ones((), w.dtype))
+  return jnp.where(bits == 1, binary, many), jnp.where(bits == 1, mean, jnp.ones((), w.dtype))
+
+
 def quantize_activations(x: jax.Array, bits: Bits) -> jax.Array:
   """Quantizes activations in [0, 1] to k bits: `quantize_k` under the paper's name.
 
@@ -297,22 +335,31 @@ _round_to_grid.defvjp(lambda x, n: (_round_to_grid(x, n), None), lambda _, g: (g
 
 @jax.custom_vjp
 def _binarize(w: jax.Array) -> jax.Array:
-  scale = jnp.mean(jnp.abs(w.astype(_wide(w)))).astype(w.dtype)
+  scale = _mean_magnitude(w)
   return jnp.where(w >= 0, scale, -scale)
 
 
 _binarize.defvjp(lambda w: (_binarize(w), None), lambda _, g: (g,))
 
 
+def _mean_magnitude(w: jax.Array) -> jax.Array:
+  return jnp.mean(jnp.abs(w.astype(_wide(w)))).astype(w.dtype)
+
+
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
+  unit = _tanh_to_unit(w, stop_max_gradient)
+  return (2 * _round_to_grid(unit, _steps(bits, unit)) - 1).astype(w.dtype)
+
+
+def _tanh_to_unit(w: jax.Array, stop_max_gradient: bool) -> jax.Array:
+  """`tanh(w) / (2 max|tanh(w)|) + 1/2`."""
   squashed = jnp.tanh(w.astype(_wide(w)))
   largest = jnp.max(jnp.abs(squashed))
   # Below this its square, in the derivative of the quotient, underflows: such weights count as zeros.
   largest = jnp.where(largest < 1e-18, 1, largest)
   if stop_max_gradient:
     largest = lax.stop_gradient(largest)
-  unit = _divide(squashed, 2 * largest) + 0.5
-  return (2 * _round_to_grid(unit, _steps(bits, unit)) - 1).astype(w.dtype)
+  return _divide(squashed, 2 * largest) + 0.5
 
 
 @jax.custom_vjp

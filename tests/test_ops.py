@@ -104,9 +104,6 @@ def test_a_custom_weight_quantizer_is_used():
   np.testing.assert_allclose(got, x @ (3 * jnp.sign(w)), rtol=1e-6)
 
 
-def test_backends():
-  assert ops.resolve_backend("auto") == ops.resolve_backend("emulated") == "emulated"
+def test_an_unknown_backend_is_refused():
   with pytest.raises(ValueError, match="'auto', 'emulated', 'integer', got 'fast'"):
-    ops.resolve_backend("fast")
-  with pytest.raises(ValueError, match="no kernels"):
-    ops.dot_general(random((2, 4)), random((4, 5)), MATMUL, bits=BITS, backend="integer")
+    ops.dot_general(random((2, 4)), random((4, 5)), MATMUL, bits=BITS, backend="fast")

@@ -96,9 +96,7 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
     uint32 [words].
   """
   _library()
-  call = jax.ffi.ffi_call(
-    "dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), vmap_method="sequential"
-  )
+  call = jax.ffi.ffi_call("dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), vmap_method="sequential")
   return call(codes, spec, groups=np.int64(groups))
 
 
@@ -119,7 +117,6 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
   except Exception as error:  # an incompatible library must not break what runs without it
     return None, f"The compiled kernels do not load: {error}. Reinstall dorefa-jax with this version of jaxlib."
   library.dorefa_path_count.restype = ctypes.c_int64
-  library.dorefa_op_words.restype = ctypes.c_int64
   library.dorefa_path_name.argtypes = library.dorefa_path_is_supported.argtypes = [ctypes.c_int64]
   library.dorefa_path_name.restype = ctypes.c_char_p
   return library, ""

@@ -77,23 +77,20 @@ def pack_weights(
       "codes must be uint8 [height, width, channels, outputs] or [channels, outputs] and not empty, "
       f"got {codes.dtype} {codes.shape}"
     )
-  shape = (1, 1, *codes.shape) if codes.ndim == 2 else codes.shape
+  height, width = (1, 1) if codes.ndim == 2 else codes.shape[:2]
+  shape = (height, width, *codes.shape[-2:])
   if groups < 1 or shape[3] % groups:
     raise ValueError(f"groups must divide the outputs, got {groups} groups and {shape[3]} outputs")
   scale = jnp.asarray(scale, jnp.float32)
   if scale.shape not in ((), (shape[3],)):
     raise ValueError(f"scale must be a scalar or [{shape[3]}], got shape {scale.shape}")
-  codes = codes.reshape(shape[0] * shape[1], shape[2], shape[3])
-  if format is None:
-    chosen = choose_format(bits, activation_bits)
-  else:
-    chosen = jnp.int32(format)
-  if isinstance(bits, int) and isinstance(activation_bits, int):
-    static_format = format if format is not None else Format(int(best_format(bits, activation_bits)))
-    words = weight_words(static_format, bits, codes.shape, groups)
+  codes = codes.reshape(height * width, *codes.shape[-2:])
+  chosen = best_format(bits, activation_bits) if format is None else format
+  if isinstance(bits, int) and isinstance(chosen, Format):
+    words = weight_words(chosen, bits, codes.shape, groups)
   else:
     words = weight_words(Format.BITS, MAX_BITS, codes.shape, groups)
-  spec = jnp.stack([chosen, jnp.asarray(bits, jnp.int32)])
+  spec = jnp.stack([jnp.asarray(chosen, jnp.int32), jnp.asarray(bits, jnp.int32)])
   packed = cpu.pack_weights(codes, spec, words=words, groups=groups)
   return PackedWeights(packed, spec, scale, shape, groups)
 
@@ -156,7 +153,7 @@ def conv(
     groups=weights.groups,
     outputs=outputs,
   )
-  if min(op.out_shape) < 1 or min(*strides, *dilation) < 1 or min(min(pads) for pads in padding) < 0:
+  if min(*strides, *dilation) < 1 or min(op.out_shape) < 1 or min(min(pads) for pads in padding) < 0:
     raise ValueError(
       f"a kernel of {op.kernel} with strides {strides}, dilation {dilation} and padding {padding} "
       f"does not fit x of shape {x.shape}"
@@ -172,9 +169,7 @@ def conv(
   )
 
 
-def dot(
-  x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: str | None = None
-) -> jax.Array:
+def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: str | None = None) -> jax.Array:
   """A product of quantized activations with packed weights, in integers: `conv` of one pixel.
 
   Args:
@@ -199,7 +194,7 @@ def dot(
   return conv(x[:, None, None, :], weights, activation_bits=activation_bits, path=path)[:, 0, 0, :]
 
 
-def best_format(weight_bits: Bits, activation_bits: Bits) -> int | jax.Array:
+def best_format(weight_bits: Bits, activation_bits: Bits) -> Format | jax.Array:
   """BITS where W A <= 5, else BYTES.
 
   A 512-bit AND, popcount and addition are three instructions for 512 one-bit products; a VNNI
@@ -209,11 +204,6 @@ def best_format(weight_bits: Bits, activation_bits: Bits) -> int | jax.Array:
   if isinstance(is_bits, bool):
     return Format.BITS if is_bits else Format.BYTES
   return jnp.where(is_bits, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
-
-
-def choose_format(weight_bits: Bits, activation_bits: Bits) -> jax.Array:
-  """`best_format` as an int32 array."""
-  return jnp.asarray(best_format(weight_bits, activation_bits), jnp.int32)
 
 
 def check_kernel_bits(bits: Bits, name: str) -> None:

@@ -92,13 +92,3 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaPackWeights, dorefa::pack_handler,
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::U32>>()
                                   .Attr<int64_t>("groups"));
-
-extern "C" {
-
-// The paths of this build, best first; names are static strings.
-int64_t dorefa_path_count() { return static_cast<int64_t>(dorefa::paths().size()); }
-const char* dorefa_path_name(int64_t path) { return dorefa::paths()[path].name; }
-int dorefa_path_is_supported(int64_t path) { return dorefa::paths()[path].is_supported(); }
-int64_t dorefa_op_words() { return dorefa::kOpWords; }
-
-}

@@ -79,14 +79,9 @@ std::string derive(Step* step) {
 
   const int64_t weight_levels = step->levels(op.weight_bits);
   if (op.format == Format::kBits) {
-    step->sum_factor = 2;  // of sum(a c), where the weight of code c is 2 c - levels
-    step->row_factor = -weight_levels;
+    step->row_factor = -weight_levels;  // sums are of a c, where the weight of code c is 2 c - levels
   } else if (op.format == Format::kBytes && op.weight_bits == kMaxBits) {
-    step->sum_factor = 2;  // of sum(a (c - 128)): 2 c - 255 does not fit a signed byte
-    step->row_factor = 1;
-  } else {
-    step->sum_factor = 1;
-    step->row_factor = 0;
+    step->row_factor = 1;  // sums are of a (c - 128), since 2 c - 255 does not fit a signed byte
   }
   const int64_t length = taps * step->group_channels;
   if (op.format != Format::kFloats &&

@@ -51,7 +51,7 @@ struct Step {
   int64_t padded_height, padded_width, out_height, out_width;
   int64_t group_channels, group_outputs;
   int64_t pixel_words, row_words, plane_words, group_words, image_words;  // strides of the input
-  int64_t sum_factor, row_factor;  // an integer product is sum_factor * sum + row_factor * (sum of codes)
+  int64_t row_factor;  // unless 0, an integer product is 2 * sum + row_factor * (sum of the window's codes)
   std::vector<int64_t> segments;   // word offsets, from a window's first pixel, of contiguous runs
   int64_t segment_words;
 

@@ -14,7 +14,6 @@ struct Simd {
   }
   static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-  static DOREFA_INLINE Ints multiply(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
 
   // Counts by nibbles, in bytes; `flush_bits` adds the four bytes of a lane.
   static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {
@@ -60,6 +59,7 @@ struct Simd {
     return _mm256_min_ps(_mm256_max_ps(x, _mm256_setzero_ps()), high);
   }
   static DOREFA_INLINE bool any_nan(Floats x) { return _mm256_movemask_ps(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)) != 0; }
+  static DOREFA_INLINE Floats to_floats(Floats x) { return x; }
   static DOREFA_INLINE Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
   static DOREFA_INLINE Ints truncate(Floats x) { return _mm256_cvttps_epi32(x); }
   static DOREFA_INLINE Ints round_half_even(Floats x) {

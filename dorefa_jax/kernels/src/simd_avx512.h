@@ -12,7 +12,6 @@ struct Simd {
   static DOREFA_INLINE Ints load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-  static DOREFA_INLINE Ints multiply(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 
   static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {
     const Ints common = _mm512_and_si512(x, w);
@@ -51,6 +50,7 @@ struct Simd {
     return _mm512_min_ps(_mm512_max_ps(x, _mm512_setzero_ps()), high);
   }
   static DOREFA_INLINE bool any_nan(Floats x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
+  static DOREFA_INLINE Floats to_floats(Floats x) { return x; }
   static DOREFA_INLINE Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
   static DOREFA_INLINE Ints truncate(Floats x) { return _mm512_cvttps_epi32(x); }
   static DOREFA_INLINE Ints round_half_even(Floats x) {

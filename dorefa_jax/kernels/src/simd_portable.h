@@ -38,9 +38,6 @@ struct Simd {
   static DOREFA_INLINE Ints add(const Ints& a, const Ints& b) {
     return each([&](int i) { return a.lane[i] + b.lane[i]; });
   }
-  static DOREFA_INLINE Ints multiply(const Ints& a, const Ints& b) {
-    return each([&](int i) { return a.lane[i] * b.lane[i]; });
-  }
 
   static DOREFA_INLINE int32_t count_bits(uint32_t x) {
     x = x - ((x >> 1) & 0x55555555u);
@@ -107,6 +104,7 @@ struct Simd {
     for (int i = 0; i < kLanes; ++i) found |= x.lane[i] != x.lane[i];
     return found;
   }
+  static DOREFA_INLINE Floats to_floats(const Floats& x) { return x; }
   static DOREFA_INLINE Floats to_floats(const Ints& x) {
     return each_float([&](int i) { return static_cast<float>(static_cast<int32_t>(x.lane[i])); });
   }

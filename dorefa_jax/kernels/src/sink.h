@@ -16,27 +16,66 @@ struct Sink {
   uint32_t* codes;
   const int32_t* code_offsets;  // word offset of each row's pixel
 
-  // Takes kLanes channels of a row, as integers or floats, whichever the product made, and as floats.
-  template <class Sum>
-  DOREFA_INLINE void put(int64_t row, int64_t channel, Sum sum, Simd::Floats value) const {
-    if (output == Output::kThresholds) {
-      Simd::Ints code = Simd::zero();
-      for (int64_t i = 0; i < levels; ++i) {
-        code = Simd::count_reached(code, sum, load_like(sum, params + i * params_stride + channel));
+  // Takes a tile of sums, integers or floats.
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    switch (output) {
+      case Output::kFloats: return put_floats<MR, NR>(row, channel, sum);
+      case Output::kAffine: return put_affine<MR, NR>(row, channel, sum);
+      case Output::kThresholds: return put_thresholds<MR, NR>(row, channel, sum);
+    }
+  }
+
+  // No fused multiply-add: thresholds were checked against a product that is rounded.
+  static DOREFA_INLINE Simd::Floats affine(Simd::Floats x, Simd::Floats factor, Simd::Floats offset) {
+    return Simd::add(Simd::multiply(x, factor), offset);
+  }
+
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put_floats(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
+      const int64_t left = std::min<int64_t>(outputs - channel, Simd::kLanes);
+      if (left <= 0) return;
+      const Simd::Floats factor = Simd::load_floats(params + channel);
+      const Simd::Floats offset = Simd::load_floats(params + params_stride + channel);
+      float* to = floats + row * float_stride + channel;
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i, to += float_stride) {
+        Simd::store_floats(to, affine(Simd::to_floats(sum[i][j]), factor, offset), static_cast<int>(left));
       }
-      return put_codes(row, channel, code);
     }
-    // No fused multiply-add: thresholds were checked against a product that is rounded.
-    value = Simd::add(Simd::multiply(value, Simd::load_floats(params + channel)),
-                      Simd::load_floats(params + params_stride + channel));
-    if (output == Output::kAffine) {
-      const Simd::Floats high = Simd::broadcast_float(static_cast<float>(levels));
-      return put_codes(row, channel, Simd::truncate(Simd::clamp(value, high)));
+  }
+
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put_affine(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    const Simd::Floats high = Simd::broadcast_float(static_cast<float>(levels));
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
+      const Simd::Floats factor = Simd::load_floats(params + channel);
+      const Simd::Floats offset = Simd::load_floats(params + params_stride + channel);
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        const Simd::Floats value = affine(Simd::to_floats(sum[i][j]), factor, offset);
+        put_codes(row + i, channel, Simd::truncate(Simd::clamp(value, high)));
+      }
     }
-    const int64_t left = outputs - channel;
-    if (left > 0) {
-      Simd::store_floats(floats + row * float_stride + channel, value,
-                         static_cast<int>(std::min<int64_t>(left, Simd::kLanes)));
+  }
+
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
+      Simd::Ints code[MR];
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) code[i] = Simd::zero();
+      for (int64_t level = 0; level < levels; ++level) {
+        const auto threshold = load_like(sum[0][j], params + level * params_stride + channel);
+        DOREFA_UNROLL
+        for (int i = 0; i < MR; ++i) code[i] = Simd::count_reached(code[i], sum[i][j], threshold);
+      }
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) put_codes(row + i, channel, code[i]);
     }
   }
 

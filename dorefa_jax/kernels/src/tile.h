@@ -11,28 +11,22 @@ struct Product {
   int64_t panel;                 // width of the panel at hand
 };
 
-// Sums of one tile: integers in lanes, or floats.
-template <int MR, int NR>
-struct IntTile {
-  Simd::Ints sum[MR][NR];
-};
-template <int MR, int NR>
-struct FloatTile {
-  Simd::Floats sum[MR][NR];
-};
-
 // sum over planes m, k of 2^(m+k) popcount(w_m & x_k), by Horner's rule over m + k.
 template <int MR, int NR>
-DOREFA_INLINE void bit_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, IntTile<MR, NR>& t) {
+DOREFA_INLINE void bit_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, Simd::Ints (&sum)[MR][NR]) {
   const Step& step = *p.step;
   const int weight_bits = step.op.weight_bits, input_bits = step.op.activation_bits;
   const int64_t segments = static_cast<int64_t>(step.segments.size());
+  DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::zero();
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) sum[i][j] = Simd::zero();
   }
   for (int power = weight_bits + input_bits - 2; power >= 0; --power) {
+    DOREFA_UNROLL
     for (int i = 0; i < MR; ++i) {
-      for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::add(t.sum[i][j], t.sum[i][j]);
+      DOREFA_UNROLL
+      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(sum[i][j], sum[i][j]);
     }
     for (int m = std::max(0, power - input_bits + 1); m < weight_bits && m <= power; ++m) {
       const uint32_t* word = w + m * p.weight_plane_words;
@@ -43,8 +37,10 @@ DOREFA_INLINE void bit_tile(const Product& p, const uint32_t* const* x, const ui
         for (int64_t from = begin; from < end;) {
           const int64_t to = Simd::kBitChunk ? std::min<int64_t>(end, from + Simd::kBitChunk) : end;
           Simd::Ints part[MR][NR];
+          DOREFA_UNROLL
           for (int i = 0; i < MR; ++i) {
-            for (int j = 0; j < NR; ++j) part[i][j] = Simd::kBitChunk ? Simd::zero() : t.sum[i][j];
+            DOREFA_UNROLL
+            for (int j = 0; j < NR; ++j) part[i][j] = Simd::kBitChunk ? Simd::zero() : sum[i][j];
           }
           for (; from < to; ++from, word += p.panel) {
             Simd::Ints weights[NR];
@@ -57,9 +53,11 @@ DOREFA_INLINE void bit_tile(const Product& p, const uint32_t* const* x, const ui
               for (int j = 0; j < NR; ++j) part[i][j] = Simd::add_common_bits(part[i][j], input, weights[j]);
             }
           }
+          DOREFA_UNROLL
           for (int i = 0; i < MR; ++i) {
+            DOREFA_UNROLL
             for (int j = 0; j < NR; ++j) {
-              t.sum[i][j] = Simd::kBitChunk ? Simd::flush_bits(t.sum[i][j], part[i][j]) : part[i][j];
+              sum[i][j] = Simd::kBitChunk ? Simd::flush_bits(sum[i][j], part[i][j]) : part[i][j];
             }
           }
         }
@@ -69,10 +67,12 @@ DOREFA_INLINE void bit_tile(const Product& p, const uint32_t* const* x, const ui
 }
 
 template <int MR, int NR>
-DOREFA_INLINE void byte_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, IntTile<MR, NR>& t) {
+DOREFA_INLINE void byte_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, Simd::Ints (&sum)[MR][NR]) {
   const Step& step = *p.step;
+  DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::zero();
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) sum[i][j] = Simd::zero();
   }
   for (const int64_t begin : step.segments) {
     for (int64_t at = begin; at < begin + step.segment_words; ++at, w += p.panel) {
@@ -83,18 +83,20 @@ DOREFA_INLINE void byte_tile(const Product& p, const uint32_t* const* x, const u
       for (int i = 0; i < MR; ++i) {
         const Simd::ByteInputs input = Simd::byte_inputs(x[i][at]);
         DOREFA_UNROLL
-        for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::add_byte_products(t.sum[i][j], input, weights[j]);
+        for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add_byte_products(sum[i][j], input, weights[j]);
       }
     }
   }
 }
 
 template <int MR, int NR>
-DOREFA_INLINE void float_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, FloatTile<MR, NR>& t) {
+DOREFA_INLINE void float_tile(const Product& p, const uint32_t* const* x, const uint32_t* w, Simd::Floats (&sum)[MR][NR]) {
   const Step& step = *p.step;
   const float* weight = reinterpret_cast<const float*>(w);
+  DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) {
-    for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::float_zero();
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) sum[i][j] = Simd::float_zero();
   }
   for (const int64_t begin : step.segments) {
     for (int64_t at = begin; at < begin + step.segment_words; ++at, weight += p.panel) {
@@ -105,7 +107,7 @@ DOREFA_INLINE void float_tile(const Product& p, const uint32_t* const* x, const 
       for (int i = 0; i < MR; ++i) {
         const Simd::Floats input = Simd::broadcast_float(reinterpret_cast<const float*>(x[i])[at]);
         DOREFA_UNROLL
-        for (int j = 0; j < NR; ++j) t.sum[i][j] = Simd::multiply_add(input, weights[j], t.sum[i][j]);
+        for (int j = 0; j < NR; ++j) sum[i][j] = Simd::multiply_add(input, weights[j], sum[i][j]);
       }
     }
   }
@@ -114,33 +116,29 @@ DOREFA_INLINE void float_tile(const Product& p, const uint32_t* const* x, const 
 template <Format F, int MR, int NR>
 void run_tile(const Product& p, const Sink& sink, int64_t row, int64_t channel, const uint32_t* w) {
   const uint32_t* x[MR];
+  DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) x[i] = p.input + p.row_offsets[row + i];
   if constexpr (F == Format::kFloats) {
-    FloatTile<MR, NR> t;
-    float_tile<MR, NR>(p, x, w, t);
-    for (int i = 0; i < MR; ++i) {
-      for (int j = 0; j < NR; ++j) {
-        const int64_t at = channel + j * Simd::kLanes;
-        sink.put(row + i, at, t.sum[i][j], t.sum[i][j]);
-      }
-    }
+    Simd::Floats sum[MR][NR];
+    float_tile<MR, NR>(p, x, w, sum);
+    sink.put<MR, NR>(row, channel, sum);
   } else {
-    IntTile<MR, NR> t;
+    Simd::Ints sum[MR][NR];
     if constexpr (F == Format::kBits) {
-      bit_tile<MR, NR>(p, x, w, t);
+      bit_tile<MR, NR>(p, x, w, sum);
     } else {
-      byte_tile<MR, NR>(p, x, w, t);
+      byte_tile<MR, NR>(p, x, w, sum);
     }
-    const Simd::Ints factor = Simd::broadcast(static_cast<uint32_t>(p.step->sum_factor));
-    for (int i = 0; i < MR; ++i) {
-      const int32_t codes = sink.row_sums ? sink.row_sums[row + i] : 0;
-      const Simd::Ints correction =
-          Simd::broadcast(static_cast<uint32_t>(codes) * static_cast<uint32_t>(p.step->row_factor));
-      for (int j = 0; j < NR; ++j) {
-        const Simd::Ints sum = Simd::add(Simd::multiply(t.sum[i][j], factor), correction);
-        sink.put(row + i, channel + j * Simd::kLanes, sum, Simd::to_floats(sum));
+    if (sink.row_sums) {
+      const auto factor = static_cast<uint32_t>(p.step->row_factor);
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        const Simd::Ints correction = Simd::broadcast(static_cast<uint32_t>(sink.row_sums[row + i]) * factor);
+        DOREFA_UNROLL
+        for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(Simd::add(sum[i][j], sum[i][j]), correction);
       }
     }
+    sink.put<MR, NR>(row, channel, sum);
   }
 }
 

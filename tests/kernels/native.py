@@ -1,0 +1,131 @@
+"""The compiled library without JAX: plain calls, and the same products in NumPy integers."""
+
+import ctypes
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+import dorefa_jax.kernels
+from dorefa_jax.kernels.packing import Format
+from dorefa_jax.kernels.program import Kind, Op, encode
+
+LIBRARY_VARIABLE = "DOREFA_JAX_TEST_LIBRARY"  # a library built for the tests, with sanitizers for one
+
+
+@functools.cache
+def library():
+  folder = pathlib.Path(dorefa_jax.kernels.__file__).parent
+  path = os.environ.get(LIBRARY_VARIABLE) or next(iter(sorted(folder.glob("_native*.so"))), None)
+  if path is None:
+    return None
+  loaded = ctypes.CDLL(str(path))
+  loaded.dorefa_path_count.restype = ctypes.c_int64
+  loaded.dorefa_path_name.restype = ctypes.c_char_p
+  loaded.dorefa_path_name.argtypes = loaded.dorefa_path_is_supported.argtypes = [ctypes.c_int64]
+  return loaded
+
+
+def paths():
+  """The compiled paths that run here, {name: number}; empty without the library."""
+  if library() is None:
+    return {}
+  numbers = range(library().dorefa_path_count())
+  return {library().dorefa_path_name(i).decode(): i for i in numbers if library().dorefa_path_is_supported(i)}
+
+
+def pack(codes, format, bits, groups=1):
+  taps, channels, outputs = codes.shape
+  from dorefa_jax.kernels.packing import weight_words
+
+  words = np.zeros(weight_words(format, bits, codes.shape, groups), np.uint32)
+  library().dorefa_pack_arrays(
+    _pointer(np.ascontiguousarray(codes)),
+    ctypes.c_int32(format),
+    *map(ctypes.c_int64, (bits, taps, channels, groups, outputs // groups)),
+    _pointer(words),
+  )
+  return words
+
+
+def run(x, ops, arrays, path, threads=1, out_size=None, words=None):
+  """Runs a program; raises ValueError with the library's message."""
+  words = encode(ops) if words is None else words
+  size = int(np.prod(ops[-1].out_shape)) if out_size is None else out_size
+  y = np.full((len(x), size), 7e7, np.float32)
+  x = np.ascontiguousarray(x, np.float32)
+  pointers = (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
+  sizes = (ctypes.c_int64 * len(arrays))(*[array.size for array in arrays])
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_run_arrays(
+    ctypes.c_int64(paths()[path]),
+    ctypes.c_int64(threads),
+    _pointer(x),
+    ctypes.c_int64(x.size),
+    ctypes.c_int64(len(x)),
+    _pointer(words),
+    ctypes.c_int64(words.size),
+    pointers,
+    sizes,
+    ctypes.c_int64(len(arrays)),
+    _pointer(y),
+    ctypes.c_int64(y.size),
+    message,
+    ctypes.c_int64(len(message)),
+  )
+  if failed:
+    raise ValueError(message.value.decode())
+  return y
+
+
+def conv_op(x, codes, format, bits, groups=1, **geometry):
+  height, width, channels, outputs = codes.shape
+  return Op(Kind.CONV, format, *bits, *x.shape[1:], kernel=(height, width), groups=groups, outputs=outputs, **geometry)
+
+
+def quantize(x, bits):
+  n = np.float32(2**bits - 1)
+  return np.rint(np.clip(x * n, 0, n)).astype(np.int64)
+
+
+def signed(codes, bits):
+  """2 c - n."""
+  return 2 * codes.astype(np.int64) - (2**bits - 1)
+
+
+def convolve(x, w, strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), groups=1):
+  """A convolution of integers, NHWC and HWIO."""
+  x = np.pad(x, ((0, 0), *padding, (0, 0)))
+  rows = (x.shape[1] - (w.shape[0] - 1) * dilation[0] - 1) // strides[0] + 1
+  columns = (x.shape[2] - (w.shape[1] - 1) * dilation[1] - 1) // strides[1] + 1
+  inputs, outputs = w.shape[2], w.shape[3] // groups
+  y = np.zeros((x.shape[0], rows, columns, w.shape[3]), np.result_type(x, w))
+  for g in range(groups):
+    out = slice(g * outputs, (g + 1) * outputs)
+    for v in range(w.shape[0]):
+      for u in range(w.shape[1]):
+        top, left = v * dilation[0], u * dilation[1]
+        rows_at = slice(top, top + (rows - 1) * strides[0] + 1, strides[0])
+        columns_at = slice(left, left + (columns - 1) * strides[1] + 1, strides[1])
+        y[..., out] += x[:, rows_at, columns_at, g * inputs : (g + 1) * inputs] @ w[v, u, :, out]
+  return y
+
+
+def parameters(rows, outputs, groups=1):
+  """[rows] of [outputs], padded to panels, group by group."""
+  rows = np.stack([np.broadcast_to(row, (outputs,)) for row in rows])
+  width = -(-(outputs // groups) // 16) * 16
+  parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in np.split(rows, groups, axis=1)]
+  return np.ascontiguousarray(np.concatenate(parts, axis=None))
+
+
+def random_codes(rng, shape, bits):
+  return rng.integers(0, 2**bits, shape).astype(np.uint8)
+
+
+def _pointer(array):
+  return ctypes.c_void_p(array.ctypes.data)
+
+
+__all__ = ["Format", "Kind", "Op"]

@@ -1,0 +1,212 @@
+"""Compiled products against NumPy integers, on every path, without JAX in between."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dorefa_jax.kernels import packing
+from dorefa_jax.kernels.packing import Format
+from dorefa_jax.kernels.program import Kind, Op, Output
+from tests.kernels import native
+
+pytestmark = pytest.mark.skipif(not native.paths(), reason="no compiled library")
+PATHS = list(native.paths())
+sizes = st.integers(1, 3)
+
+
+def product(x, codes, bits, format, path, threads=1, groups=1, **geometry):
+  """The integer convolution on a path: factor 1 and offset 0."""
+  op = native.conv_op(x, codes, format, bits, groups, **geometry)
+  outputs = codes.shape[3]
+  words = native.pack(codes.reshape(-1, *codes.shape[2:]), format, bits[0], groups)
+  params = native.parameters([np.float32(1), np.float32(0)], outputs, groups)
+  return native.run(x, [op], [words, params], path, threads).reshape(len(x), *op.out_shape)
+
+
+def expected(x, codes, bits, groups=1, **geometry):
+  return native.convolve(native.quantize(x, bits[1]), native.signed(codes, bits[0]), groups=groups, **geometry)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
+def test_every_pair_of_widths_is_exact(path, format):
+  rng = np.random.default_rng(0)
+  for weight_bits, input_bits in itertools.product(range(1, 9), repeat=2):
+    bits = weight_bits, input_bits
+    x = rng.uniform(-0.2, 1.2, (2, 4, 5, 37)).astype(np.float32)
+    codes = native.random_codes(rng, (3, 2, 37, 19), weight_bits)
+    np.testing.assert_array_equal(product(x, codes, bits, format, path), expected(x, codes, bits), err_msg=str(bits))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(data=st.data())
+def test_any_geometry_is_exact(path, data):
+  draw = data.draw
+  groups, inputs, outputs = draw(st.integers(1, 3)), draw(st.integers(1, 70)), draw(st.integers(1, 90))
+  kernel, strides, dilation = [(draw(sizes), draw(sizes)) for _ in range(3)]
+  padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
+  reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
+  size = [draw(st.integers(max(1, r - sum(p)), r + 4)) for r, p in zip(reach, padding)]
+  bits = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+  format = draw(st.sampled_from([Format.BITS, Format.BYTES]))
+  rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+  x = rng.uniform(-0.2, 1.2, (draw(st.integers(1, 4)), *size, groups * inputs)).astype(np.float32)
+  codes = native.random_codes(rng, (*kernel, inputs, groups * outputs), bits[0])
+  geometry = {"strides": strides, "dilation": dilation, "padding": padding, "groups": groups}
+  got = product(x, codes, bits, format, path, threads=draw(st.integers(1, 3)), **geometry)
+  np.testing.assert_array_equal(got, expected(x, codes, bits, **geometry))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_extreme_codes_reach_the_bounds_of_the_sum(path):
+  x = np.ones((1, 1, 1, 30000), np.float32)
+  for code, sign in ((255, 1), (0, -1)):
+    codes = np.full((1, 1, 30000, 3), code, np.uint8)
+    for format in (Format.BITS, Format.BYTES):
+      got = product(x, codes, (8, 8), format, path)
+      np.testing.assert_array_equal(got, np.float32(sign * 255 * 255 * 30000))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_rounding_of_the_input_is_half_to_even_and_clipped(path):
+  x = np.array([0.5, 1.5, 2.5, 3.5, 250.5, 254.5, -3, 300, np.inf, -np.inf], np.float32)[None, None, None] / 255
+  codes = np.full((1, 1, x.size, 1), 1, np.uint8)
+  for format in (Format.BITS, Format.BYTES):
+    got = [product(x[..., i : i + 1], codes[:, :, :1], (1, 8), format, path).item() for i in range(x.size)]
+    assert got == native.quantize(x, 8).ravel().tolist()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_image_with_nan_gives_nan_and_the_others_do_not(path):
+  rng = np.random.default_rng(0)
+  codes = native.random_codes(rng, (2, 2, 40, 5), 2)
+  for where in (0, 39, -1):
+    x = rng.uniform(0, 1, (3, 4, 4, 40)).astype(np.float32)
+    clean = x.copy()
+    x[1, -1, -1, where] = np.nan
+    for format in (Format.BITS, Format.BYTES):
+      got = product(x, codes, (2, 3), format, path)
+      assert np.isnan(got[1]).all()
+      np.testing.assert_array_equal(got[[0, 2]], expected(clean, codes, (2, 3))[[0, 2]])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_floats_are_convolved_as_numpy_does(path):
+  rng = np.random.default_rng(0)
+  x, w = rng.normal(size=(2, 9, 8, 3)).astype(np.float32), rng.normal(size=(5, 3, 3, 20)).astype(np.float32)
+  geometry = {"strides": (2, 1), "padding": ((1, 2), (0, 1))}
+  op = native.conv_op(x, w, Format.FLOATS, (1, 1), **geometry)
+  words = packing.pack_weights(w.reshape(15, 3, 20), Format.FLOATS, 1)
+  factor, offset = rng.normal(size=(2, 20)).astype(np.float32)
+  got = native.run(x, [op], [words, native.parameters([factor, offset], 20)], path)
+  want = native.convolve(x.astype(np.float64), w.astype(np.float64), **geometry) * factor + offset
+  np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
+@given(
+  bits=st.integers(1, 8),
+  taps=st.integers(1, 4),
+  channels=st.integers(1, 70),
+  outputs=st.integers(1, 140),
+  groups=st.integers(1, 3),
+)
+def test_packing_is_the_one_in_numpy(format, bits, taps, channels, outputs, groups):
+  codes = native.random_codes(np.random.default_rng(0), (taps, channels, outputs * groups), bits)
+  expected = packing.pack_weights(codes, format, bits, groups)
+  np.testing.assert_array_equal(native.pack(codes, format, bits, groups), expected)
+
+
+def chain(rng, bits, format, output, groups, channels, pool, next_padding):
+  """Two convolutions with codes between them, and a pooling if asked; (ops, arrays, reference)."""
+  weight_bits, input_bits = bits
+  levels = 2**input_bits - 1
+  middle = 64 if groups > 1 else channels
+  first = Op(Kind.CONV, format, weight_bits, input_bits, 7, 8, channels, (3, 2), (1, 1), (1, 1), ((1, 1), (0, 1)),
+             groups, middle, output)  # fmt: skip
+  height, width, _ = first.out_shape
+  ops = [first]
+  if pool:
+    window = Op(Kind.POOL, format, weight_bits, input_bits, height, width, middle, (3, 2), (2, 2), (1, 1),
+                ((1, 0), (0, 1)), groups, middle)  # fmt: skip
+    ops.append(window)
+    height, width, _ = window.out_shape
+  last = Op(Kind.CONV, format, weight_bits, input_bits, height, width, middle, (2, 2), (1, 1), (1, 1),
+            next_padding, groups, 24)  # fmt: skip
+  ops.append(last)
+  first_codes = native.random_codes(rng, (3, 2, channels // groups, middle), weight_bits)
+  last_codes = native.random_codes(rng, (2, 2, middle // groups, 24), weight_bits)
+  if output is Output.AFFINE:
+    factor = rng.normal(size=middle).astype(np.float32) / np.float32(40)
+    offset = rng.normal(size=middle).astype(np.float32) + np.float32(levels / 2)
+    rows = [factor, offset]
+  else:
+    rows = np.sort(rng.integers(-200, 200, (levels, middle)), axis=0).astype(np.int32)
+  one = [np.float32(1), np.float32(0)]
+  arrays = [
+    native.pack(first_codes.reshape(6, -1, middle), format, weight_bits, groups),
+    native.parameters(rows, middle, groups),
+    native.pack(last_codes.reshape(4, -1, 24), format, weight_bits, groups),
+    native.parameters(one, 24, groups),
+  ]
+
+  def reference(x):
+    sums = native.convolve(
+      native.quantize(x, input_bits), native.signed(first_codes, weight_bits), padding=first.padding, groups=groups
+    )
+    if output is Output.AFFINE:
+      values = sums.astype(np.float32) * rows[0] + rows[1]
+      codes = np.clip(values, 0, levels).astype(np.int64)
+    else:
+      codes = (sums[None] >= rows[:, None, None, None]).sum(0)
+    if pool:
+      padded = np.pad(codes, ((0, 0), (1, 0), (0, 1), (0, 0)))
+      views = np.lib.stride_tricks.sliding_window_view(padded, (3, 2), (1, 2))[:, ::2, ::2]
+      codes = views.max((-1, -2))
+    return native.convolve(codes, native.signed(last_codes, weight_bits), padding=next_padding, groups=groups)
+
+  return ops, arrays, reference
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
+@pytest.mark.parametrize("output", [Output.AFFINE, Output.THRESHOLDS])
+@pytest.mark.parametrize(("groups", "channels"), [(1, 3), (1, 35), (1, 70), (2, 64)])
+def test_codes_pass_between_convolutions(path, format, output, groups, channels):
+  rng = np.random.default_rng(0)
+  for bits, pool in itertools.product([(1, 1), (1, 2), (2, 3), (3, 5), (8, 8)], [False, True]):
+    ops, arrays, reference = chain(rng, bits, format, output, groups, channels, pool, ((1, 0), (1, 2)))
+    x = rng.uniform(0, 1, (3, 7, 8, channels)).astype(np.float32)
+    want = reference(x)
+    for threads in (1, 3):
+      got = native.run(x, ops, arrays, path, threads).reshape(want.shape)
+      np.testing.assert_array_equal(got, want.astype(np.float32), err_msg=f"{bits} pool={pool}")
+
+
+@given(data=st.data())
+def test_a_damaged_program_is_refused_or_harmless(data):
+  rng = np.random.default_rng(0)
+  ops, arrays, _ = chain(rng, (2, 3), Format.BITS, Output.AFFINE, 1, 35, True, ((1, 0), (1, 2)))
+  words = native.encode(ops)
+  for _ in range(data.draw(st.integers(1, 3))):
+    at = data.draw(st.integers(0, len(words) - 1))
+    words[at] = data.draw(st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(-2, 40)))
+  x = rng.uniform(0, 1, (2, 7, 8, 35)).astype(np.float32)
+  with contextlib.suppress(ValueError):
+    native.run(x, ops, arrays, PATHS[0], words=words)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 19, 21, 59])
+def test_a_cut_program_is_refused(cut):
+  ops, arrays, _ = chain(np.random.default_rng(0), (1, 2), Format.BITS, Output.AFFINE, 1, 35, True, ((0, 0), (0, 0)))
+  with pytest.raises(ValueError, match="records of 20 words"):
+    native.run(np.zeros((1, 7, 8, 35)), ops, arrays, PATHS[0], words=native.encode(ops)[:cut])
+
+
+def test_no_images_give_no_results():
+  codes = np.zeros((1, 1, 4, 2), np.uint8)
+  assert product(np.zeros((0, 3, 3, 4), np.float32), codes, (1, 1), Format.BITS, PATHS[0]).shape == (0, 3, 3, 2)
