@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 from jax.extend.core import Primitive
@@ -10,17 +10,19 @@ from jax.interpreters import ad, batching, mlir
 
 from dorefa_jax.bits import Bits
 
+Role: TypeAlias = Literal["input", "activations", "weights"]
+
 codes_p = Primitive("dorefa_codes")
 """The identity on values of a quantizer's grid; parameters `bits` and `role`."""
 
 
-def mark_codes(x: jax.Array, bits: Bits, role: Literal["weights", "activations"]) -> jax.Array:
-  """Returns x, marked as values of a k-bit grid; traced or 32-bit widths leave no mark.
+def mark_codes(x: jax.Array, bits: Bits, role: Role) -> jax.Array:
+  """Returns x, marked as what a product quantizes to k bits; traced widths and those above 8 leave no mark.
 
   Args:
-    x: quantized values.
+    x: values.
     bits: k.
-    role: "activations": codes / n; "weights": scale (2 codes - n) / n.
+    role: "input": not quantized yet; "activations": codes / n; "weights": scale (2 codes - n) / n.
 
   Returns:
     x.

@@ -191,6 +191,7 @@ def _product(
   """A product of quantized operands on the backend that `backend` means here."""
 
   def emulated(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+    x = mark_codes(x, bits.activations, "input")
     x = mark_codes(_quantize_input(x, bits.activations), bits.activations, "activations")
     return product(x, mark_codes(weight_quantizer(w, bits.weights), bits.weights, "weights"))
 

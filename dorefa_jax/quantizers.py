@@ -114,12 +114,13 @@ def weight_codes(w: jax.Array, bits: Bits) -> tuple[jax.Array, jax.Array]:
   w = _floating(w, "w")
   if isinstance(bits, int) and bits > 8:
     raise ValueError(f"codes have 1 to 8 bits, got {bits}")
+  if isinstance(bits, int) and bits == 1:
+    return (w >= 0).astype(jnp.uint8), _mean_magnitude(w)
   unit = _tanh_to_unit(w, False)
-  many = jnp.round(unit * _steps(bits, unit)).astype(jnp.uint8)
-  binary, mean = (w >= 0).astype(jnp.uint8), _mean_magnitude(w)
+  codes, one = jnp.round(unit * _steps(bits, unit)).astype(jnp.uint8), jnp.ones((), w.dtype)
   if isinstance(bits, int):
-    return (binary, mean) if bits == 1 else (many, jnp.ones((), w.dtype))
-  return jnp.where(bits == 1, binary, many), jnp.where(bits == 1, mean, jnp.ones((), w.dtype))
+    return codes, one
+  return jnp.where(bits == 1, (w >= 0).astype(jnp.uint8), codes), jnp.where(bits == 1, _mean_magnitude(w), one)
 
 
 def quantize_activations(x: jax.Array, bits: Bits) -> jax.Array:

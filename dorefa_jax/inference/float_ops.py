@@ -1,0 +1,120 @@
+"""The float operations that a packed model may have between and behind its integer layers.
+
+A table from a primitive's name to a function of JAX's public API, and what of the primitive's
+parameters that function needs: files hold these names and parameters, nothing executable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_UNARY: dict[str, Callable[..., jax.Array]] = {
+  "abs": jnp.abs, "ceil": jnp.ceil, "cos": jnp.cos, "erf": lax.erf, "exp": jnp.exp, "exp2": jnp.exp2,
+  "expm1": jnp.expm1, "floor": jnp.floor, "is_finite": jnp.isfinite, "log": jnp.log, "log1p": jnp.log1p,
+  "logistic": lax.logistic, "neg": jnp.negative, "not": jnp.logical_not, "rsqrt": lax.rsqrt, "sign": jnp.sign,
+  "sin": jnp.sin, "sqrt": jnp.sqrt, "square": jnp.square, "tanh": jnp.tanh,
+}  # fmt: skip
+_BINARY: dict[str, Callable[..., jax.Array]] = {
+  "add": lax.add, "and": lax.bitwise_and, "div": lax.div, "eq": lax.eq, "ge": lax.ge, "gt": lax.gt, "le": lax.le,
+  "lt": lax.lt, "max": lax.max, "min": lax.min, "mul": lax.mul, "ne": lax.ne, "or": lax.bitwise_or, "pow": lax.pow,
+  "sub": lax.sub,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatOp:
+  """A float operation: what it computes, and the parameters that it needs of a primitive's.
+
+  Attributes:
+    apply: operands and parameters to the result.
+    parameters: names of parameters, all made of numbers, strings and tuples.
+  """
+
+  apply: Callable[..., jax.Array]
+  parameters: tuple[str, ...] = ()
+
+
+def _convert(x: jax.Array, *, new_dtype: str) -> jax.Array:
+  return lax.convert_element_type(x, jnp.dtype(new_dtype))
+
+
+def _conv(x: jax.Array, w: jax.Array, *, dimension_numbers: Any, **options: Any) -> jax.Array:
+  numbers = lax.ConvDimensionNumbers(*dimension_numbers)
+  return lax.conv_general_dilated(x, w, dimension_numbers=numbers, **options)
+
+
+def _window(start: float, combine: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  def apply(x: jax.Array, **options: Any) -> jax.Array:
+    return lax.reduce_window(x, np.asarray(start, x.dtype), combine, **options)
+
+  return apply
+
+
+_WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+_REDUCTIONS = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min, "reduce_prod": jnp.prod}
+
+FLOAT_OPS: Mapping[str, FloatOp] = {
+  **{name: FloatOp(lambda x, f=function: f(x)) for name, function in _UNARY.items()},
+  **{name: FloatOp(lambda x, y, f=function: f(x, y)) for name, function in _BINARY.items()},
+  **{
+    name: FloatOp(lambda x, f=function, *, axes: f(x, axis=axes), ("axes",)) for name, function in _REDUCTIONS.items()
+  },
+  "argmax": FloatOp(
+    lambda x, *, axes, index_dtype: lax.argmax(x, axes[0], jnp.dtype(index_dtype)), ("axes", "index_dtype")
+  ),
+  "broadcast_in_dim": FloatOp(lax.broadcast_in_dim, ("shape", "broadcast_dimensions")),
+  "clamp": FloatOp(lax.clamp),
+  "concatenate": FloatOp(lambda *xs, dimension: lax.concatenate(xs, dimension), ("dimension",)),
+  "conv_general_dilated": FloatOp(
+    _conv,
+    ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count"),
+  ),
+  "convert_element_type": FloatOp(_convert, ("new_dtype",)),
+  "copy": FloatOp(lambda x: x),
+  "dorefa_codes": FloatOp(lambda x: x),
+  "dot_general": FloatOp(lax.dot_general, ("dimension_numbers",)),
+  "integer_pow": FloatOp(lambda x, *, y: lax.integer_pow(x, y), ("y",)),
+  "pad": FloatOp(lax.pad, ("padding_config",)),
+  "reduce_window_max": FloatOp(_window(-np.inf, lax.max), _WINDOW),
+  "reduce_window_min": FloatOp(_window(np.inf, lax.min), _WINDOW),
+  "reduce_window_sum": FloatOp(_window(0, lax.add), _WINDOW[:5]),
+  "reshape": FloatOp(lambda x, *, new_sizes: lax.reshape(x, new_sizes), ("new_sizes",)),
+  "rev": FloatOp(lax.rev, ("dimensions",)),
+  "round": FloatOp(
+    lambda x, *, rounding_method: lax.round(x, lax.RoundingMethod(rounding_method)), ("rounding_method",)
+  ),
+  "select_n": FloatOp(lax.select_n),
+  "slice": FloatOp(lax.slice, ("start_indices", "limit_indices", "strides")),
+  "squeeze": FloatOp(lax.squeeze, ("dimensions",)),
+  "transpose": FloatOp(lax.transpose, ("permutation",)),
+}
+
+
+def plain(value: Any) -> Any:
+  """A primitive's parameter as numbers, strings, None and tuples.
+
+  Raises:
+    TypeError: it is made of something else.
+
+  Example:
+    >>> plain(((1, 2), np.dtype("float32"), None))
+    ((1, 2), 'float32', None)
+  """
+  if value is None or isinstance(value, (bool, str)):
+    return value
+  if isinstance(value, (tuple, list)):
+    return tuple(plain(item) for item in value)
+  if isinstance(value, (int, np.integer, lax.RoundingMethod)):
+    return int(value.value if isinstance(value, lax.RoundingMethod) else value)
+  if isinstance(value, (float, np.floating)):
+    return float(value)
+  if isinstance(value, (np.dtype, type)):
+    return np.dtype(value).name
+  raise TypeError(f"a parameter of type {type(value).__name__}")

@@ -1,0 +1,156 @@
+"""What a packed model is made of: integer segments and the float operations around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dorefa_jax.kernels.packing import MAX_BITS, Format
+from dorefa_jax.kernels.products import best_format
+from dorefa_jax.kernels.program import Kind, Op, Output
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conv:
+  """A convolution, or a dense layer as one of a single window.
+
+  Attributes:
+    name: of the layer, for people.
+    weights: uint8 codes [height, width, channels of a group, outputs], or float32 weights.
+    weight_bits: W, or None for float weights, which take float images.
+    activation_bits: A of the input, or None.
+    strides, dilation, padding, groups: as in `dorefa_jax.kernels.conv`.
+    output: FLOATS and AFFINE have factors and offsets, THRESHOLDS thresholds.
+    parameters: float32 [2, outputs], or thresholds [levels, outputs] of the sums' dtype.
+  """
+
+  name: str
+  weights: np.ndarray
+  weight_bits: int | None
+  activation_bits: int | None
+  strides: tuple[int, int]
+  dilation: tuple[int, int]
+  padding: tuple[tuple[int, int], tuple[int, int]]
+  groups: int
+  output: Output
+  parameters: np.ndarray
+
+  @property
+  def max_sum(self) -> int:
+    """The largest magnitude of a sum of codes times `2 c - n`."""
+    if self.weight_bits is None or self.activation_bits is None:
+      raise ValueError("float sums have no bound")
+    length = int(np.prod(self.weights.shape[:3]))
+    return length * (2**self.weight_bits - 1) * (2**self.activation_bits - 1)
+
+  def op(self, shape: tuple[int, int, int]) -> Op:
+    """The kernels' op for an input [height, width, channels]."""
+    if self.weight_bits is None or self.activation_bits is None:
+      format, bits = Format.FLOATS, (1, 1)
+    else:
+      bits = self.weight_bits, self.activation_bits
+      format = Format(int(best_format(*bits)))
+    return Op(
+      Kind.CONV, format, *bits, *shape, kernel=(self.weights.shape[0], self.weights.shape[1]), strides=self.strides,
+      dilation=self.dilation, padding=self.padding, groups=self.groups, outputs=self.weights.shape[3],
+      output=self.output,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool:
+  """A max pooling of codes.
+
+  Attributes:
+    window, strides: [height, width].
+    padding: ((top, bottom), (left, right)), below every code.
+  """
+
+  window: tuple[int, int]
+  strides: tuple[int, int]
+  padding: tuple[tuple[int, int], tuple[int, int]]
+
+  def op(self, shape: tuple[int, int, int], following: Op) -> Op:
+    """The kernels' op for an input [height, width, channels], with the codes of the following op."""
+    return Op(
+      Kind.POOL, following.format, following.weight_bits, following.activation_bits, *shape, kernel=self.window,
+      strides=self.strides, padding=self.padding, groups=following.groups, outputs=shape[2],
+    )  # fmt: skip
+
+
+Layer: TypeAlias = Conv | MaxPool
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """Layers between which only codes pass, from floats to floats.
+
+  Attributes:
+    layers: the first and the last are convolutions; the last gives floats.
+    input, output: numbers of values.
+    input_shape: [height, width, channels] that the first layer sees.
+    output_shape: of the result, for one image with its leading axis of 1.
+  """
+
+  layers: tuple[Layer, ...]
+  input: int
+  output: int
+  input_shape: tuple[int, int, int]
+  output_shape: tuple[int, ...]
+
+  def ops(self) -> list[Op]:
+    """The kernels' program."""
+    shapes = [self.input_shape]
+    for layer in self.layers:
+      if isinstance(layer, Conv):
+        shapes.append(layer.op(shapes[-1]).out_shape)
+      else:
+        op = Op(Kind.POOL, Format.BITS, 1, 1, *shapes[-1], kernel=layer.window, strides=layer.strides,
+                padding=layer.padding, outputs=shapes[-1][2])  # fmt: skip
+        shapes.append(op.out_shape)
+    ops: list[Op] = []
+    for layer, shape in zip(reversed(self.layers), reversed(shapes[:-1])):
+      ops.insert(0, layer.op(shape) if isinstance(layer, Conv) else layer.op(shape, ops[0]))
+    return ops
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatNode:
+  """One float operation on values of one image, whose leading axis is 1.
+
+  Attributes:
+    name: of the operation, see `dorefa_jax.inference.float_ops`.
+    parameters: of the operation.
+    inputs: numbers of values, or constants.
+    output: number of the result.
+  """
+
+  name: str
+  parameters: dict[str, Any]
+  inputs: tuple[int | np.ndarray, ...]
+  output: int
+
+
+Node: TypeAlias = Segment | FloatNode
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+  """A packed model.
+
+  Attributes:
+    input_shape: of an image; value 0 is the image with a leading axis of 1.
+    nodes: in order.
+    output: number of the result.
+    notes: {layer: why floats are stored before it}, for the summary.
+  """
+
+  input_shape: tuple[int, ...]
+  nodes: tuple[Node, ...]
+  output: int
+  notes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+__all__ = ["MAX_BITS", "Conv", "FloatNode", "Graph", "Layer", "MaxPool", "Node", "Segment"]

@@ -1,0 +1,115 @@
+"""A frozen model: called like a function, saved as a file, described as a table."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dorefa_jax.inference.graph import Conv, Graph, Segment
+from dorefa_jax.inference.runtime import run_graph
+from dorefa_jax.kernels.cpu import available
+
+
+class PackedModel:
+  """A model of packed integer weights, from `dorefa_jax.freeze` or `dorefa_jax.load`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, dorefa_jax as dorefa
+    >>> model = dorefa.models.SvhnConvNet(width=0.125)
+    >>> images = jnp.zeros((2, 40, 40, 3))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> packed = dorefa.freeze(model, variables, bits=dorefa.BitWidths(1, 2, 4))
+    >>> packed(images).shape
+    (2, 10)
+  """
+
+  def __init__(self, graph: Graph):
+    self._graph = graph
+    self._run = jax.jit(functools.partial(run_graph, graph), static_argnames="path")
+
+  @property
+  def graph(self) -> Graph:
+    """What the model is made of."""
+    return self._graph
+
+  @property
+  def input_shape(self) -> tuple[int, ...]:
+    """The shape of an image."""
+    return self._graph.input_shape
+
+  def __call__(self, images: jax.Array, *, path: str | None = None) -> jax.Array:
+    """Applies the model.
+
+    Args:
+      images: floating [batch, *input_shape].
+      path: of the kernels, instead of the available one: see `dorefa_jax.kernels.available`.
+
+    Returns:
+      What the model gave before it was frozen; an image with a NaN in it gives NaN.
+
+    Raises:
+      ValueError: images of another shape or dtype.
+    """
+    images = jnp.asarray(images)
+    if images.shape[1:] != self.input_shape or images.ndim == 0 or not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+        f"images must be floating [batch, {', '.join(map(str, self.input_shape))}], got {images.dtype} {images.shape}"
+      )
+    return self._run(images.astype(jnp.float32), path=available().path if path is None else path)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the model to a file, atomically.
+
+    Args:
+      path: of the file, by convention with the suffix ".dorefa".
+
+    Example:
+      >>> packed.save("model.dorefa")  # doctest: +SKIP
+    """
+    from dorefa_jax.inference.file import encode_graph
+
+    target = pathlib.Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+      partial.write_bytes(encode_graph(self._graph))
+      os.replace(partial, target)
+    finally:
+      partial.unlink(missing_ok=True)
+
+  def summary(self) -> str:
+    """A table of the layers: what they take and give, and where floats are stored between them.
+
+    Example:
+      >>> print(packed.summary())  # doctest: +SKIP
+    """
+    lines = []
+    for node in self._graph.nodes:
+      if not isinstance(node, Segment):
+        lines.append(f"  {node.name:28} float")
+        continue
+      note = next((self._graph.notes.get(layer.name) for layer in node.layers if isinstance(layer, Conv)), None)
+      lines.append("integer segment" + (f" (reads floats: {note})" if note else ""))
+      for layer, op in zip(node.layers, node.ops()):
+        shape = "x".join(map(str, op.out_shape))
+        if isinstance(layer, Conv):
+          kind = f"W{layer.weight_bits}A{layer.activation_bits}" if layer.weight_bits else "float weights"
+          lines.append(f"  {layer.name:28} {kind:14} {op.format.name.lower():6} -> {shape:12} {layer.output.name.lower()}")
+        else:
+          lines.append(f"  {'max pool':28} {'codes':14} {op.format.name.lower():6} -> {shape}")
+    return "\n".join(lines)
+
+  @property
+  def weight_bytes(self) -> int:
+    """Bytes that the weights of the integer and first layers need, packed without gaps."""
+    bits = 0
+    for node in self._graph.nodes:
+      if isinstance(node, Segment):
+        bits += sum(layer.weights.size * (layer.weight_bits or 32) for layer in node.layers if isinstance(layer, Conv))
+      else:
+        bits += sum(32 * value.size for value in node.inputs if isinstance(value, np.ndarray))
+    return -(-bits // 8)

@@ -1,0 +1,147 @@
+"""Running a packed graph: segments on the compiled kernels or in XLA, the rest in XLA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dorefa_jax.inference.chain import ELEMENTWISE
+from dorefa_jax.inference.float_ops import FLOAT_OPS
+from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
+from dorefa_jax.kernels import cpu, packing
+from dorefa_jax.kernels.program import Output, encode
+
+EXACT_FLOAT = 2**24
+"""Integers below it are exact in float32, and so are sums of them."""
+
+
+def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
+  """A packed graph on a batch.
+
+  Args:
+    graph: the model.
+    images: float32 [batch, *graph.input_shape].
+    path: a compiled path, or "xla".
+
+  Returns:
+    [batch, ...], as the model's own result.
+  """
+  values: dict[int, jax.Array] = {0: images[:, None]}
+  for node in graph.nodes:
+    if isinstance(node, Segment):
+      batch = values[node.input].reshape(images.shape[0], *node.input_shape).astype(jnp.float32)
+      result = run_segment(node, batch, path)
+      values[node.output] = result.reshape(images.shape[0], *node.output_shape)
+    else:
+      values[node.output] = _apply(node, values)
+  return values[graph.output][:, 0]
+
+
+def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
+  """A segment on a batch, on CPU by compiled kernels unless `path` is "xla", elsewhere in XLA.
+
+  Args:
+    segment: the layers.
+    x: float32 [batch, *segment.input_shape].
+    path: a compiled path, or "xla".
+
+  Returns:
+    float32 [batch, height, width, channels].
+  """
+  if path == cpu.XLA_PATH:
+    return segment_in_xla(segment, x)
+  ops = segment.ops()
+  arrays = [jnp.asarray(array) for layer in segment.layers if isinstance(layer, Conv) for array in pack_layer(layer)]
+
+  def compiled(x: jax.Array) -> jax.Array:
+    return cpu.run(x, encode(ops), arrays, ops[-1].out_shape, path)
+
+  return lax.platform_dependent(x, cpu=compiled, default=lambda x: segment_in_xla(segment, x))
+
+
+def pack_layer(layer: Conv) -> tuple[np.ndarray, np.ndarray]:
+  """A layer's weights in panels, and its parameters, group by group."""
+  op = layer.op((1 << 20, 1 << 20, layer.weights.shape[2] * layer.groups))
+  height, width, channels, outputs = layer.weights.shape
+  weights = layer.weights.reshape(height * width, channels, outputs)
+  words = packing.pack_weights(weights, op.format, op.weight_bits, layer.groups)
+  padded = packing.padded_outputs(outputs // layer.groups)
+  groups = []
+  for part in np.split(layer.parameters, layer.groups, axis=1):
+    # A padded channel's code must be 0: it has the line 0, and thresholds out of reach.
+    fill = 0 if layer.output is not Output.THRESHOLDS else _out_of_reach(part.dtype)
+    groups.append(np.pad(part, ((0, 0), (0, padded - part.shape[1])), constant_values=fill))
+  return words, np.stack(groups)
+
+
+def segment_in_xla(segment: Segment, x: jax.Array) -> jax.Array:
+  """A segment in XLA, for platforms without compiled kernels: the same codes, in floats or int32."""
+  is_nan = jnp.any(jnp.isnan(x), axis=(1, 2, 3), keepdims=True)
+  y = jnp.where(is_nan, jnp.zeros((), x.dtype), x)
+  first = segment.layers[0]
+  assert isinstance(first, Conv)
+  if first.activation_bits is not None:
+    levels = jnp.float32(2**first.activation_bits - 1)
+    y = jnp.round(jnp.clip(y, 0, 1) * levels)
+  for index, layer in enumerate(segment.layers):
+    if isinstance(layer, MaxPool):
+      y = lax.reduce_window(y, np.float32(0), lax.max, (1, *layer.window, 1), (1, *layer.strides, 1),
+                            ((0, 0), *layer.padding, (0, 0)))  # fmt: skip
+      continue
+    following = next((later for later in segment.layers[index + 1 :] if isinstance(later, Conv)), None)
+    y = _output(layer, _sums(layer, y), following)
+  return jnp.where(is_nan, jnp.float32(jnp.nan), y)
+
+
+def _sums(layer: Conv, x: jax.Array) -> jax.Array:
+  """A layer's sums: float32, or int32 where float32 would not be exact."""
+  dtype = jnp.float32
+  w = layer.weights.astype(np.float32)
+  if layer.weight_bits is not None:
+    w = 2 * w - np.float32(2**layer.weight_bits - 1)
+    dtype = jnp.float32 if layer.max_sum < EXACT_FLOAT else jnp.int32
+  return lax.conv_general_dilated(
+    x.astype(dtype), jnp.asarray(w).astype(dtype), layer.strides, layer.padding, rhs_dilation=layer.dilation,
+    feature_group_count=layer.groups, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=lax.Precision.HIGHEST,
+  )  # fmt: skip
+
+
+def _output(layer: Conv, sums: jax.Array, following: Conv | None) -> jax.Array:
+  """What the kernels make of sums: floats, or codes as floats."""
+  if layer.output is Output.THRESHOLDS:
+    code = jnp.zeros(sums.shape, jnp.float32)
+    for row in layer.parameters:
+      threshold = jnp.asarray(row).astype(sums.dtype).reshape(1, 1, 1, -1)
+      code = code + (sums >= jnp.broadcast_to(threshold, sums.shape)).astype(jnp.float32)
+    return code
+  factor, offset = (jnp.broadcast_to(jnp.asarray(row).reshape(1, 1, 1, -1), sums.shape) for row in layer.parameters)
+  value = sums.astype(jnp.float32) * factor + offset
+  if layer.output is Output.FLOATS:
+    return value
+  assert following is not None and following.activation_bits is not None
+  return jnp.floor(jnp.clip(value, 0, 2**following.activation_bits - 1))
+
+
+def _out_of_reach(dtype: np.dtype) -> Any:
+  return np.iinfo(np.int32).max if dtype == np.int32 else np.inf
+
+
+def _apply(node: FloatNode, values: dict[int, jax.Array]) -> jax.Array:
+  """A float operation, image by image: its parameters are those of a batch of one."""
+  op = FLOAT_OPS[node.name]
+  dynamic = [value for value in node.inputs if isinstance(value, int)]
+
+  def one(*arrays: jax.Array) -> jax.Array:
+    given = iter(arrays)
+    operands = [next(given) if isinstance(value, int) else jnp.asarray(value) for value in node.inputs]
+    if node.name in ELEMENTWISE:  # whose constants were narrowed
+      shape = next(iter(arrays)).shape
+      operands = [operand if operand.ndim == 0 else jnp.broadcast_to(operand, shape) for operand in operands]
+    return op.apply(*operands, **node.parameters)
+
+  return jax.vmap(one)(*[values[value] for value in dynamic])

@@ -1,0 +1,168 @@
+"""The sums at which a chain's code changes, found by bisection on the chain itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dorefa_jax.inference.chain import NoChain, channel_constant
+from dorefa_jax.inference.flatten import Equation
+
+PROBES = 2048
+"""Sums at which a chain is checked for monotony."""
+
+
+def chain_function(equations: list[Equation], source: int, end: int, channels: int) -> Callable[[jax.Array], jax.Array]:
+  """A chain as a function of values [probes, channels].
+
+  Raises:
+    NoChain: a constant is not one for each channel.
+  """
+  constants = {
+    (equation.output, index): channel_constant(value, channels)
+    for equation in equations
+    for index, value in enumerate(equation.inputs)
+    if not isinstance(value, int)
+  }
+
+  def apply(values: jax.Array) -> jax.Array:
+    known = {source: values}
+    for equation in equations:
+      operands = [
+        known[value]
+        if isinstance(value, int)
+        else jnp.broadcast_to(jnp.asarray(constants[equation.output, index]), values.shape)
+        for index, value in enumerate(equation.inputs)
+      ]
+      known[equation.output] = equation.primitive.bind(*operands, **equation.params)
+    return known[end]
+
+  return apply
+
+
+def find_thresholds(
+  inner: Callable[[jax.Array], jax.Array],
+  outer: Callable[[jax.Array], jax.Array],
+  to_value: Callable[[jax.Array], jax.Array],
+  low: int,
+  high: int,
+  channels: int,
+  levels: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where the codes of `outer(inner(to_value(key)))` rise, for integer keys.
+
+  Args:
+    inner, outer: before and after a max pooling, of values [probes, channels].
+    to_value: int32 keys [probes, channels] to float32 values, increasing.
+    low, high: the range of keys.
+    channels: of the values.
+    levels: n = 2^A - 1: results are multiples of 1/n.
+
+  Returns:
+    thresholds: int64 [levels, channels], the smallest key in [low, high] whose code is at least
+      1 ... n, or `high + 1` where none is. Of a channel that falls, for keys with the sign changed.
+    falls: bool [channels].
+
+  Raises:
+    NoChain: the codes neither only rise nor only fall, or are not finite, or the pooling does not
+      commute with what follows it.
+  """
+
+  def codes(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    middle = inner(to_value(keys))
+    return middle, jnp.round(outer(middle) * jnp.float32(levels))
+
+  spread = np.unique(np.linspace(low, high, PROBES, dtype=np.float64).round().astype(np.int64))
+  probes = np.broadcast_to(spread.astype(np.int32)[:, None], (len(spread), channels))
+  middle, probed = (np.asarray(value, np.float64) for value in jax.jit(codes)(probes))
+  if not (np.isfinite(probed).all() and np.isfinite(middle).all()):
+    raise NoChain("a value is not finite")
+  falls = middle[0] > middle[-1]
+  directions = np.where(falls, -1, 1)
+  if (np.diff(middle, axis=0) * directions < 0).any():
+    raise NoChain("the operations before its codes neither only rise nor only fall")
+  if (np.diff(probed, axis=0) * directions < 0).any():
+    raise NoChain("its codes neither only rise nor only fall")
+  sign = np.broadcast_to(directions.astype(np.int32), (levels, channels))
+  wanted = np.broadcast_to(np.arange(1, levels + 1, dtype=np.float32)[:, None], (levels, channels))
+
+  @jax.jit
+  def bisect(sign: jax.Array, wanted: jax.Array) -> jax.Array:
+    # Invariant: codes at `below` are too small, codes at `above` reach it.
+    below = jnp.full(sign.shape, min(low, -high) - 1, jnp.int32)
+    above = jnp.full(sign.shape, max(high, -low) + 1, jnp.int32)
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+      below, above = bounds
+      key = (below >> 1) + (above >> 1) + (below & above & 1)
+      reached = codes(key * sign)[1] >= wanted
+      is_inside = (key > below) & (key < above)
+      return jnp.where(is_inside & ~reached, key, below), jnp.where(is_inside & reached, key, above)
+
+    return jax.lax.fori_loop(0, 33, halve, (below, above))[1]
+
+  return np.asarray(bisect(sign, wanted), np.int64), falls
+
+
+def fit_affine(thresholds: np.ndarray, levels: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A line for each channel whose integer part is the code that thresholds give.
+
+  `code(s) = trunc(clamp(factor s + offset, 0, n))`, computed in float32 with both operations
+  rounded, must be i - 1 at `T_i - 1` and i at `T_i`; it is then right at every sum, since it
+  does not fall. The line with the largest margin is found by a ternary search over its slope.
+
+  Args:
+    thresholds: int64 [levels, channels], rising; beyond [low, high] where out of reach.
+    levels: n.
+    low, high: the range of sums.
+
+  Returns:
+    factor, offset: float32 [channels].
+    is_exact: bool [channels]: the line gives every code.
+  """
+  wanted = np.arange(1, levels + 1, dtype=np.float64)[:, None]
+  has_upper = thresholds <= high  # the code is reached
+  has_lower = thresholds > low  # and is not yet before
+  at, before = np.clip(thresholds, low, high + 1).astype(np.float64), (thresholds - 1).astype(np.float64)
+
+  def margin(slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    least = np.where(has_upper, wanted - slope * at, -np.inf).max(0)
+    most = np.where(has_lower, wanted - slope * before, np.inf).min(0)
+    least = np.where(np.isfinite(least), least, most - 1)
+    most = np.where(np.isfinite(most), most, least + 1)
+    return most - least, (most + least) / 2
+
+  shallow, steep = np.zeros(thresholds.shape[1]), np.full(thresholds.shape[1], float(levels + 1))
+  for _ in range(200):
+    first, second = shallow + (steep - shallow) / 3, steep - (steep - shallow) / 3
+    is_better = margin(first)[0] < margin(second)[0]
+    shallow, steep = np.where(is_better, first, shallow), np.where(is_better, steep, second)
+  slope = (shallow + steep) / 2
+  factor, offset = slope.astype(np.float32), margin(slope.astype(np.float32).astype(np.float64))[1].astype(np.float32)
+
+  def codes(sums: np.ndarray) -> np.ndarray:
+    values = sums.astype(np.float32) * factor + offset
+    return np.minimum(np.maximum(values, np.float32(0)), np.float32(levels)).astype(np.int64)
+
+  reached = np.where(has_upper, codes(at) >= wanted, True).all(0)
+  not_before = np.where(has_lower, codes(np.minimum(before, high)) < wanted, True).all(0)
+  return factor, offset, reached & not_before
+
+
+def ordered_to_float(keys: jax.Array) -> jax.Array:
+  """Integers to float32 in the order of the floats: 0 to 0.0, 1 to the smallest positive one, and so on.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> ordered_to_float(jnp.array([0, 1065353216, -1065353216], jnp.int32)).tolist()
+    [0.0, 1.0, -1.0]
+  """
+  magnitude = jax.lax.bitcast_convert_type(jnp.abs(keys), jnp.float32)
+  return jnp.where(keys < 0, -magnitude, magnitude)
+
+
+LARGEST_ORDERED = int(np.float32(1e30).view(np.int32))
+"""The key of the largest float that is looked at."""
