@@ -1,5 +1,6 @@
 """DoReFa-Net in JAX: networks with low-bit weights, activations and gradients."""
 
+from dorefa_jax import kernels as kernels
 from dorefa_jax import linen as linen
 from dorefa_jax import models as models
 from dorefa_jax import nnx as nnx
@@ -7,6 +8,10 @@ from dorefa_jax._version import __version__ as __version__
 from dorefa_jax.bits import BitWidths as BitWidths
 from dorefa_jax.cost import complexity as complexity
 from dorefa_jax.cost import summary as summary
+from dorefa_jax.inference import FreezeError as FreezeError
+from dorefa_jax.inference import PackedModel as PackedModel
+from dorefa_jax.inference import freeze as freeze
+from dorefa_jax.inference import load as load
 from dorefa_jax.quantizers import bound as bound
 from dorefa_jax.quantizers import quantize_activations as quantize_activations
 from dorefa_jax.quantizers import quantize_gradients as quantize_gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,8 @@ class Chain:
 
   Attributes:
     source: number of the product's result.
-    before, after: elementwise equations before and after the pooling, in order.
+    before, after: elementwise equations before and after the pooling, in order; the latter
+      with a flattening among them, perhaps.
     pool: the pooling, if there is one.
     pooled: number of the pooling's input and of its result, or the source twice.
     end: number of the quantized values.
@@ -73,8 +75,9 @@ def find_chain(end: int, makers: Mapping[int, Equation], users: Mapping[int, lis
     if any(not _is_uniform(equation) for equation in after):
       raise NoChain("operations after a flattening have a constant for each feature")
     seen.add(stop)
-    more, stop = _cone(makers[stop].dynamic[0], makers, seen)
-    after = more + after
+    flattening = makers[stop]
+    more, stop = _cone(flattening.dynamic[0], makers, seen)
+    after = [*more, flattening, *after]
   pool, pooled = None, (stop, stop)
   found = _pool_of(stop, makers)
   before: list[Equation] = []
@@ -100,8 +103,8 @@ def channel_constant(constant: Constant, channels: int) -> np.ndarray:
     NoChain: it varies along another axis than the last.
   """
   value = constant.value
-  if value.ndim == 0:
-    return value.reshape(1, 1)
+  if _is_same(value, value.reshape(-1)[0]):
+    return value.reshape(-1)[:1].reshape(1, 1)
   rows = value.reshape(-1, value.shape[-1])
   if not _is_same(rows, rows[:1]):
     raise NoChain("a constant differs from pixel to pixel")
@@ -133,12 +136,12 @@ def _cone(end: int, makers: Mapping[int, Equation], seen: set[int]) -> tuple[lis
 
 def _is_flatten(equation: Equation, makers: Mapping[int, Equation]) -> bool:
   source = makers.get(equation.dynamic[0])
-  return source is not None and len(source.shape) == 4 and equation.shape == (1, int(np.prod(source.shape)))
+  return source is not None and len(source.shape) in (3, 4) and equation.shape == (1, int(np.prod(source.shape)))
 
 
 def _is_uniform(equation: Equation) -> bool:
   """Whether an equation's constants are the same for all elements."""
-  return all(isinstance(value, int) or _is_same(value.value, value.value.reshape(-1)[:1]) for value in equation.inputs)
+  return all(isinstance(value, int) or _is_same(value.value, value.value.reshape(-1)[0]) for value in equation.inputs)
 
 
 def narrow(constant: np.ndarray) -> np.ndarray:
@@ -155,7 +158,7 @@ def narrow(constant: np.ndarray) -> np.ndarray:
   return constant
 
 
-def _is_same(value: np.ndarray, part: np.ndarray) -> bool:
+def _is_same(value: np.ndarray, part: Any) -> bool:
   return np.array_equal(value, np.broadcast_to(part, value.shape), equal_nan=value.dtype.kind == "f")
 
 

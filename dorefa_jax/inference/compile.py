@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from dorefa_jax.inference.flatten import Constant, Equation, FlatProgram, Freeze
 from dorefa_jax.inference.float_ops import FLOAT_OPS, plain
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
 from dorefa_jax.inference.thresholds import (
+  FEW_LEVELS,
   LARGEST_ORDERED,
   chain_function,
   find_thresholds,
@@ -22,11 +24,8 @@ from dorefa_jax.inference.thresholds import (
 )
 from dorefa_jax.kernels.program import Output
 
-EXACT_FLOAT = 2**24
-"""Sums below it are exact in float32."""
-
-FEW_LEVELS = 3
-"""Levels up to which comparing with float thresholds is as fast as a line."""
+FLOAT_ROUNDING = 4 * 2.0**-23
+"""Relative rounding of a chain of a few float32 operations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +91,7 @@ def compile_graph(program: FlatProgram) -> Graph:
   return _assemble(program, makers, nodes, notes)
 
 
-def find_product(
-  equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]]
-) -> Product | None:
+def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]]) -> Product | None:
   """The product that an equation is, or None: another operation, or one that stays float as it is.
 
   Raises:
@@ -117,16 +114,30 @@ def find_product(
   name = _layer_name(equation)
   if not is_quantized:
     one = np.stack([np.ones(weights.shape[3], np.float32), np.zeros(weights.shape[3], np.float32)])
-    layer = Conv(name, weights.astype(np.float32), None, None, *geometry, Output.FLOATS, one)
+    layer = _conv(name, weights.astype(np.float32), None, None, geometry, one)
     return Product(equation, layer, one[0], None, x, input_shape)
-  assert w.bits is not None and mark is not None
+  assert w.bits is not None
+  assert mark is not None
   codes, scale = codes_and_scale(weights, w.bits, equation.layer)
   factor = (scale.astype(np.float64) / ((2**mark - 1) * (2**w.bits - 1))).astype(np.float32)
   parameters = np.stack([factor, np.zeros_like(factor)])
-  layer = Conv(name, codes, w.bits, mark, *geometry, Output.FLOATS, parameters)
+  layer = _conv(name, codes, w.bits, mark, geometry, parameters)
   if layer.max_sum >= 2**31:
     raise FreezeError(f"{equation.layer}: sums of {int(np.prod(weights.shape[:3]))} products do not fit 32 bits")
   return Product(equation, layer, factor, x, _before_quantizer(x, makers), input_shape)
+
+
+def _conv(
+  name: str,
+  weights: np.ndarray,
+  weight_bits: int | None,
+  bits: int | None,
+  geometry: tuple[Any, ...],
+  factors: np.ndarray,
+) -> Conv:
+  """A layer that gives floats."""
+  strides, dilation, padding, groups = geometry
+  return Conv(name, weights, weight_bits, bits, strides, dilation, padding, groups, Output.FLOATS, factors)
 
 
 def codes_and_scale(weights: np.ndarray, bits: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -159,12 +170,10 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
   if groups and (outputs // source.layer.groups % 32 or following.layer.weights.shape[2] % 32):
     raise NoChain("groups between integer layers need a multiple of 32 channels")
   levels = 2**bits - 1
-  before = chain_function(chain.before, chain.source, chain.pooled[0], outputs)
-  after = chain_function(chain.after, chain.pooled[1], chain.end, outputs)
-  if chain.pool is None:
-    inner, outer = after, _identity
-  else:
-    inner, outer = before, after
+  inner = chain_function(chain.after, chain.pooled[1], chain.end, outputs)
+  outer: Callable[[jax.Array], jax.Array] = _identity
+  if chain.pool is not None:
+    inner, outer = chain_function(chain.before, chain.source, chain.pooled[0], outputs), inner
   factor = jnp.asarray(source.factor).reshape(1, -1)
   is_integer = source.end is not None
   high = source.layer.max_sum if is_integer else LARGEST_ORDERED
@@ -186,13 +195,14 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
 
 
 def _with_integer_output(layer: Conv, thresholds: np.ndarray, levels: int, high: int) -> Conv:
-  factor, offset, is_exact = fit_affine(thresholds, levels, -high, high)
-  if high >= EXACT_FLOAT and levels > FEW_LEVELS:
-    # The float product that a sum stands for is rounded itself: a line may be as far off as that.
-    in_reach = np.abs(thresholds) <= high
-    error = np.abs(thresholds * factor + offset - np.arange(1, levels + 1)[:, None])
-    is_exact |= (~in_reach | (error <= factor + 1e-6 * (np.abs(thresholds * factor) + np.abs(offset)))).all(0)
-  if is_exact.all():
+  factor, offset, is_good = fit_affine(thresholds, levels, -high, high)
+  if levels > FEW_LEVELS:
+    # The chain rounds in float32: where it meets a boundary, a line that is as near may differ by a sum.
+    position = thresholds * factor.astype(np.float64) + offset - np.arange(1, levels + 1)[:, None]
+    rounding = FLOAT_ROUNDING * (np.abs(thresholds * factor) + np.abs(offset) + levels)
+    is_near = (position >= -rounding) & (position <= factor + rounding)
+    is_good |= (is_near | (np.abs(thresholds) > high)).all(0)
+  if is_good.all():
     return dataclasses.replace(layer, output=Output.AFFINE, parameters=np.stack([factor, offset]))
   return dataclasses.replace(layer, output=Output.THRESHOLDS, parameters=thresholds.astype(np.int32))
 
@@ -278,10 +288,11 @@ def _before_quantizer(value: int, makers: dict[int, Equation]) -> int:
 
 
 def _layer_name(equation: Equation) -> str:
+  """The module's path below the model, or a number where the model names nothing."""
   parts = [part for part in equation.layer.split("/") if part]
-  if len(parts) > 1 and parts[-1] in ("Conv_0", "Dense_0"):
+  if len(parts) > 2 and parts[-1] in ("Conv_0", "Dense_0"):
     parts.pop()  # flax's own layer inside ours
-  return "/".join(parts[1:]) if len(parts) > 1 else "/".join(parts) or equation.name
+  return "/".join(parts[1:] or parts) or f"{equation.name} {equation.output}"
 
 
 def _segment(number: int, products: dict[int, Product], feeds: dict[int, tuple[int, list[Layer]]]) -> Segment:
@@ -344,7 +355,9 @@ def _float_node(equation: Equation) -> FloatNode:
   op = FLOAT_OPS.get(equation.name)
   place = equation.layer or "the model"
   if op is None:
-    raise FreezeError(f"{place}: operation '{equation.name}' cannot be frozen; there are: {', '.join(sorted(FLOAT_OPS))}")
+    raise FreezeError(
+      f"{place}: operation '{equation.name}' cannot be frozen; there are: {', '.join(sorted(FLOAT_OPS))}"
+    )
   try:
     parameters = {name: plain(equation.params[name]) for name in op.parameters}
   except (TypeError, KeyError) as error:

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from dorefa_jax.bits import BitWidths, check_bit_widths
+from dorefa_jax.inference.check import check_graph
 from dorefa_jax.inference.compile import compile_graph
 from dorefa_jax.inference.flatten import FreezeError, flatten
 from dorefa_jax.inference.packed import PackedModel
@@ -64,7 +65,9 @@ def freeze(
       raise ValueError("freeze needs input_shape, the shape of an image without a batch axis, such as (32, 32, 3)")
     channels = variables["params"]["conv0"]["kernel"].shape[2]
     input_shape = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels)
-  return PackedModel(compile_graph(flatten(_evaluation(model, variables, bits), input_shape)))
+  graph = compile_graph(flatten(_evaluation(model, variables, bits), input_shape))
+  check_graph(graph)
+  return PackedModel(graph)
 
 
 def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[[jax.Array], jax.Array]:

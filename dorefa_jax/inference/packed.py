@@ -98,7 +98,9 @@ class PackedModel:
         shape = "x".join(map(str, op.out_shape))
         if isinstance(layer, Conv):
           kind = f"W{layer.weight_bits}A{layer.activation_bits}" if layer.weight_bits else "float weights"
-          lines.append(f"  {layer.name:28} {kind:14} {op.format.name.lower():6} -> {shape:12} {layer.output.name.lower()}")
+          lines.append(
+            f"  {layer.name:28} {kind:14} {op.format.name.lower():6} -> {shape:12} {layer.output.name.lower()}"
+          )
         else:
           lines.append(f"  {'max pool':28} {'codes':14} {op.format.name.lower():6} -> {shape}")
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ from jax import lax
 from dorefa_jax.inference.chain import ELEMENTWISE
 from dorefa_jax.inference.float_ops import FLOAT_OPS
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
+from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
 from dorefa_jax.kernels import cpu, packing
 from dorefa_jax.kernels.program import Output, encode
 
@@ -37,7 +40,8 @@ def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
       result = run_segment(node, batch, path)
       values[node.output] = result.reshape(images.shape[0], *node.output_shape)
     else:
-      values[node.output] = _apply(node, values)
+      inputs = [values[value] for value in node.inputs if isinstance(value, int)]
+      values[node.output] = apply_float_node(node, inputs)
   return values[graph.output][:, 0]
 
 
@@ -54,6 +58,7 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
   """
   if path == cpu.XLA_PATH:
     return segment_in_xla(segment, x)
+  segment = for_kernels(segment)
   ops = segment.ops()
   arrays = [jnp.asarray(array) for layer in segment.layers if isinstance(layer, Conv) for array in pack_layer(layer)]
 
@@ -61,6 +66,22 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
     return cpu.run(x, encode(ops), arrays, ops[-1].out_shape, path)
 
   return lax.platform_dependent(x, cpu=compiled, default=lambda x: segment_in_xla(segment, x))
+
+
+def for_kernels(segment: Segment) -> Segment:
+  """The same segment in the form that kernels are fastest on: few levels by thresholds, not lines."""
+  bits = [layer.activation_bits for layer in segment.layers if isinstance(layer, Conv)]
+  layers = list(segment.layers)
+  convolutions = [index for index, layer in enumerate(layers) if isinstance(layer, Conv)]
+  for index, following in zip(convolutions, bits[1:]):
+    layer = layers[index]
+    assert isinstance(layer, Conv)
+    assert following is not None
+    levels = 2**following - 1
+    if layer.output is Output.AFFINE and layer.weight_bits is not None and levels <= FEW_LEVELS:
+      thresholds = line_thresholds(layer.parameters, levels, layer.max_sum)
+      layers[index] = dataclasses.replace(layer, output=Output.THRESHOLDS, parameters=thresholds)
+  return dataclasses.replace(segment, layers=tuple(layers))
 
 
 def pack_layer(layer: Conv) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +144,8 @@ def _output(layer: Conv, sums: jax.Array, following: Conv | None) -> jax.Array:
   value = sums.astype(jnp.float32) * factor + offset
   if layer.output is Output.FLOATS:
     return value
-  assert following is not None and following.activation_bits is not None
+  assert following is not None
+  assert following.activation_bits is not None
   return jnp.floor(jnp.clip(value, 0, 2**following.activation_bits - 1))
 
 
@@ -131,17 +153,16 @@ def _out_of_reach(dtype: np.dtype) -> Any:
   return np.iinfo(np.int32).max if dtype == np.int32 else np.inf
 
 
-def _apply(node: FloatNode, values: dict[int, jax.Array]) -> jax.Array:
-  """A float operation, image by image: its parameters are those of a batch of one."""
+def apply_float_node(node: FloatNode, arrays: Sequence[jax.Array]) -> jax.Array:
+  """A float operation on its dynamic inputs, image by image: its parameters are those of a batch of one."""
   op = FLOAT_OPS[node.name]
-  dynamic = [value for value in node.inputs if isinstance(value, int)]
 
   def one(*arrays: jax.Array) -> jax.Array:
     given = iter(arrays)
     operands = [next(given) if isinstance(value, int) else jnp.asarray(value) for value in node.inputs]
     if node.name in ELEMENTWISE:  # whose constants were narrowed
-      shape = next(iter(arrays)).shape
+      shape = arrays[0].shape
       operands = [operand if operand.ndim == 0 else jnp.broadcast_to(operand, shape) for operand in operands]
     return op.apply(*operands, **node.parameters)
 
-  return jax.vmap(one)(*[values[value] for value in dynamic])
+  return jax.vmap(one)(*arrays)

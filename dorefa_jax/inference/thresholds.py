@@ -15,6 +15,10 @@ PROBES = 2048
 """Sums at which a chain is checked for monotony."""
 
 
+FEW_LEVELS = 3
+"""Levels up to which comparing with each threshold is faster than a line."""
+
+
 def chain_function(equations: list[Equation], source: int, end: int, channels: int) -> Callable[[jax.Array], jax.Array]:
   """A chain as a function of values [probes, channels].
 
@@ -31,6 +35,9 @@ def chain_function(equations: list[Equation], source: int, end: int, channels: i
   def apply(values: jax.Array) -> jax.Array:
     known = {source: values}
     for equation in equations:
+      if equation.name == "reshape":  # a flattening, which each value passes as it is
+        known[equation.output] = known[equation.dynamic[0]]
+        continue
       operands = [
         known[value]
         if isinstance(value, int)
@@ -149,7 +156,34 @@ def fit_affine(thresholds: np.ndarray, levels: int, low: int, high: int) -> tupl
 
   reached = np.where(has_upper, codes(at) >= wanted, True).all(0)
   not_before = np.where(has_lower, codes(np.minimum(before, high)) < wanted, True).all(0)
-  return factor, offset, reached & not_before
+  return factor, offset, np.logical_and(reached, not_before)
+
+
+def line_thresholds(line: np.ndarray, levels: int, high: int) -> np.ndarray:
+  """The sums at which a line's codes rise: `fit_affine` the other way round, exactly.
+
+  Args:
+    line: float32 [2, channels], factors, which are not negative, and offsets.
+    levels: n.
+    high: the largest magnitude of a sum.
+
+  Returns:
+    int32 [levels, channels]; `high + 1` where a code is out of reach.
+
+  Example:
+    >>> line_thresholds(np.array([[0.5], [0.5]], np.float32), 3, 100).ravel().tolist()
+    [1, 3, 5]
+  """
+  factor, offset = line
+  wanted = np.arange(1, levels + 1)[:, None]
+  below = np.full((levels, line.shape[1]), -high - 1, np.int64)
+  above = np.full((levels, line.shape[1]), high + 1, np.int64)
+  while (above - below > 1).any():
+    middle = (below + above) // 2
+    value = np.clip(middle.astype(np.float32) * factor + offset, np.float32(0), np.float32(levels))
+    reached = (value.astype(np.int64) >= wanted) & (above - below > 1)
+    below, above = np.where(reached | (above - below <= 1), below, middle), np.where(reached, middle, above)
+  return above.astype(np.int32)
 
 
 def ordered_to_float(keys: jax.Array) -> jax.Array:

@@ -78,18 +78,19 @@ def pack_weights(
       f"got {codes.dtype} {codes.shape}"
     )
   height, width = (1, 1) if codes.ndim == 2 else codes.shape[:2]
-  shape = (height, width, *codes.shape[-2:])
+  shape = height, width, codes.shape[-2], codes.shape[-1]
   if groups < 1 or shape[3] % groups:
     raise ValueError(f"groups must divide the outputs, got {groups} groups and {shape[3]} outputs")
   scale = jnp.asarray(scale, jnp.float32)
   if scale.shape not in ((), (shape[3],)):
     raise ValueError(f"scale must be a scalar or [{shape[3]}], got shape {scale.shape}")
-  codes = codes.reshape(height * width, *codes.shape[-2:])
+  taps = height * width, shape[2], shape[3]
+  codes = codes.reshape(taps)
   chosen = best_format(bits, activation_bits) if format is None else format
   if isinstance(bits, int) and isinstance(chosen, Format):
-    words = weight_words(chosen, bits, codes.shape, groups)
+    words = weight_words(chosen, bits, taps, groups)
   else:
-    words = weight_words(Format.BITS, MAX_BITS, codes.shape, groups)
+    words = weight_words(Format.BITS, MAX_BITS, taps, groups)
   spec = jnp.stack([jnp.asarray(chosen, jnp.int32), jnp.asarray(bits, jnp.int32)])
   packed = cpu.pack_weights(codes, spec, words=words, groups=groups)
   return PackedWeights(packed, spec, scale, shape, groups)

@@ -61,9 +61,10 @@ def conv(
   clipped = jnp.where(is_nan, jnp.zeros((), x.dtype), jnp.clip(x, 0, 1))
   input_codes = jnp.round(quantize_activations(clipped, activation_bits) * input_levels).astype(jnp.uint32)
   input_codes = jnp.pad(input_codes, ((0, 0), *padding, (0, 0)))
+  kernel = codes.shape[0], codes.shape[1]
   results = []
   for group_input, group_codes in zip(jnp.split(input_codes, groups, axis=3), jnp.split(codes, groups, axis=3)):
-    windows = _windows(_pack(group_input, activation_bits), group_codes.shape[:2], strides, dilation)
+    windows = _windows(_pack(group_input, activation_bits), kernel, strides, dilation)
     weights = _pack(jnp.moveaxis(group_codes.astype(jnp.uint32), 2, 3), weight_bits)
     results.append(_product(windows, weights, weight_levels))
   y = jnp.concatenate(results, axis=3).astype(jnp.float32)

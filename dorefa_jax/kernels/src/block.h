@@ -66,113 +66,154 @@ bool quantize_pixels(const float* x, int64_t pixels, int64_t stride, const Step&
   }
 }
 
+bool any_nan(const float* x, int64_t count) {
+  bool nan = false;
+  int64_t i = 0;
+  for (; i + Simd::kLanes <= count; i += Simd::kLanes) nan |= Simd::any_nan(Simd::load_floats(x + i));
+  for (; i < count; ++i) nan |= x[i] != x[i];
+  return nan;
+}
+
 // An image of floats into the first op's input; tells whether it met a NaN.
 bool fill_input(const float* x, const Step& step, uint32_t* image) {
   const Op& op = step.op;
-  bool nan = false;
+  const bool is_float = op.format == Format::kFloats;
+  bool nan = is_float && any_nan(x, int64_t{op.height} * op.width * op.channels);
   for (int64_t y = 0; y < op.height; ++y) {
     const float* row = x + y * op.width * op.channels;
     for (int64_t g = 0; g < op.groups; ++g) {
       uint32_t* out = image + g * step.group_words + (y + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
       const float* from = row + g * step.group_channels;
-      if (op.format != Format::kFloats) {
+      if (!is_float) {
         nan |= quantize_pixels(from, op.width, op.channels, step, out);
-        continue;
-      }
-      for (int64_t p = 0; p < op.width; ++p) {
-        for (int64_t c = 0; c < step.group_channels; ++c) nan |= from[p * op.channels + c] != from[p * op.channels + c];
-        std::memcpy(out + p * step.pixel_words, from + p * op.channels, step.group_channels * sizeof(float));
+      } else if (op.groups == 1) {
+        std::memcpy(out, from, op.width * op.channels * sizeof(float));
+      } else {
+        for (int64_t p = 0; p < op.width; ++p) {
+          std::memcpy(out + p * step.pixel_words, from + p * op.channels, step.group_channels * sizeof(float));
+        }
       }
     }
   }
   return nan;
 }
 
-// The sum of the codes of each padded pixel of one group of one image.
-void code_sums(const Step& step, const uint32_t* input, int32_t* sums) {
-  const int64_t pixels = step.padded_height * step.padded_width;
-  const int bits = step.op.format == Format::kBits ? step.op.activation_bits : 1;
-  for (int64_t p = 0; p < pixels; ++p, input += step.pixel_words) {
-    int32_t sum = 0;
-    for (int a = bits - 1; a >= 0; --a) {
-      const uint32_t* word = input + a * step.plane_words;
-      int32_t count = 0;
-      for (int64_t i = 0; i < step.pixel_words; ++i) {
-        if (step.op.format == Format::kBits) {
-          count += Simd::count_bits(word[i]);
-        } else {
-          const uint32_t pairs = (word[i] & 0x00ff00ffu) + ((word[i] >> 8) & 0x00ff00ffu);
-          count += static_cast<int32_t>((pairs & 0xffffu) + (pairs >> 16));
-        }
-      }
-      sum = 2 * sum + count;
+// The sum of the codes in each word of one group of one image.
+void word_sums(const Step& step, const uint32_t* input, int32_t* sums) {
+  if (step.op.format == Format::kBytes) {
+    for (int64_t i = 0; i < step.plane_words; ++i) {
+      const uint32_t pairs = (input[i] & 0x00ff00ffu) + ((input[i] >> 8) & 0x00ff00ffu);
+      sums[i] = static_cast<int32_t>((pairs & 0xffffu) + (pairs >> 16));
     }
-    sums[p] = sum;
-  }
-}
-
-// The sum of `sums` under each window.
-void window_sums(const Step& step, const int32_t* sums, int32_t* out) {
-  const Op& op = step.op;
-  for (int64_t y = 0; y < step.out_height; ++y, out += step.out_width) {
-    std::fill_n(out, step.out_width, 0);
-    for (int64_t v = 0; v < op.kernel_height; ++v) {
-      const int32_t* row = sums + (y * op.stride_height + v * op.dilation_height) * step.padded_width;
-      for (int64_t u = 0; u < op.kernel_width; ++u) {
-        const int32_t* from = row + u * op.dilation_width;
-        if (op.stride_width == 1) {
-          for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x];
-        } else {
-          for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x * op.stride_width];
-        }
-      }
-    }
-  }
-}
-
-// The larger of two codes, bit plane by bit plane, or byte by byte, into `a`.
-DOREFA_INLINE void take_larger(Format format, int bits, int64_t stride, const uint32_t* b, uint32_t* a) {
-  if (format == Format::kBytes) {
-    uint8_t x[4], y[4];
-    std::memcpy(x, a, 4);
-    std::memcpy(y, b, 4);
-    for (int i = 0; i < 4; ++i) x[i] = std::max(x[i], y[i]);
-    std::memcpy(a, x, 4);
     return;
   }
-  uint32_t is_larger = 0, is_open = ~uint32_t{0};
-  for (int plane = bits - 1; plane >= 0; --plane) {
-    const uint32_t x = a[plane * stride], y = b[plane * stride];
-    is_larger |= is_open & y & ~x;
-    is_open &= ~(x ^ y);
-  }
-  for (int plane = 0; plane < bits; ++plane) {
-    uint32_t& x = a[plane * stride];
-    x = (b[plane * stride] & is_larger) | (x & ~is_larger);
+  std::fill_n(sums, step.plane_words, 0);
+  for (int a = step.op.activation_bits - 1; a >= 0; --a) {
+    const uint32_t* plane = input + a * step.plane_words;
+    for (int64_t i = 0; i < step.plane_words; ++i) sums[i] = 2 * sums[i] + Simd::count_bits(plane[i]);
   }
 }
 
-// Max pooling of one group of one image: the padding's code, zero, is below no other.
-void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* out) {
+// The sum of the codes under each window, from `sums` of words; `column` has room for a row of words.
+void window_sums(const Step& step, const int32_t* sums, int32_t* column, int32_t* out) {
   const Op& op = step.op;
-  const int bits = op.format == Format::kBits ? op.activation_bits : 1;
-  for (int64_t y = 0; y < step.out_height; ++y) {
-    for (int64_t x = 0; x < step.out_width; ++x) {
-      const uint32_t* window =
-          input + y * op.stride_height * step.row_words + x * op.stride_width * step.pixel_words;
-      uint32_t* pixel = out + (y + next.op.pad_top) * next.row_words + (x + next.op.pad_left) * next.pixel_words;
-      for (int64_t word = 0; word < step.pixel_words; ++word) {
-        uint32_t largest[kMaxBits] = {};
-        for (const int64_t segment : step.segments) {
-          for (int64_t at = word; at < step.segment_words; at += step.pixel_words) {
-            uint32_t candidate[kMaxBits];
-            for (int a = 0; a < bits; ++a) candidate[a] = window[segment + at + a * step.plane_words];
-            take_larger(op.format, bits, 1, candidate, largest);
-          }
-        }
-        for (int a = 0; a < bits; ++a) pixel[word + a * next.plane_words] = largest[a];
+  for (int64_t y = 0; y < step.out_height; ++y, out += step.out_width) {
+    std::fill_n(column, step.row_words, 0);
+    for (int64_t v = 0; v < op.kernel_height; ++v) {
+      const int32_t* row = sums + (y * op.stride_height + v * op.dilation_height) * step.row_words;
+      for (int64_t i = 0; i < step.row_words; ++i) column[i] += row[i];
+    }
+    for (int64_t p = 0; p < step.padded_width; ++p) {  // in place: a pixel's words lie at or behind it
+      int32_t sum = 0;
+      for (int64_t i = 0; i < step.pixel_words; ++i) sum += column[p * step.pixel_words + i];
+      column[p] = sum;
+    }
+    std::fill_n(out, step.out_width, 0);
+    for (int64_t u = 0; u < op.kernel_width; ++u) {
+      const int32_t* from = column + u * op.dilation_width;
+      if (op.stride_width == 1) {
+        for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x];
+      } else {
+        for (int64_t x = 0; x < step.out_width; ++x) out[x] += from[x * op.stride_width];
       }
     }
+  }
+}
+
+// Into `a`, the larger of each two codes, of bit planes `a_stride` and `b_stride` words apart.
+template <int Bits>
+DOREFA_INLINE void take_larger_bits(const uint32_t* __restrict b, int64_t b_stride, uint32_t* __restrict a,
+                                    int64_t a_stride, int64_t words) {
+  for (int64_t i = 0; i < words; ++i) {
+    uint32_t is_larger = 0, is_open = ~uint32_t{0};
+    for (int plane = Bits - 1; plane >= 0; --plane) {
+      const uint32_t x = a[plane * a_stride + i], y = b[plane * b_stride + i];
+      is_larger |= is_open & y & ~x;
+      is_open &= ~(x ^ y);
+    }
+    for (int plane = 0; plane < Bits; ++plane) {
+      const uint32_t x = a[plane * a_stride + i], y = b[plane * b_stride + i];
+      a[plane * a_stride + i] = (y & is_larger) | (x & ~is_larger);
+    }
+  }
+}
+
+// The same of bytes.
+DOREFA_INLINE void take_larger_bytes(const uint32_t* b, uint32_t* a, int64_t words) {
+  const uint8_t* __restrict y = reinterpret_cast<const uint8_t*>(b);
+  uint8_t* __restrict x = reinterpret_cast<uint8_t*>(a);
+  for (int64_t i = 0; i < 4 * words; ++i) x[i] = std::max(x[i], y[i]);
+}
+
+// Max pooling of one group of one image: the padding's code, zero, is below no other. `rows` has
+// room for a row of each plane, which the rows of a window are pooled into first. Bits is 0 for bytes.
+template <int Bits>
+void pool_planes(const Step& step, const uint32_t* input, const Step& next, uint32_t* rows, uint32_t* out) {
+  constexpr int kPlanes = Bits == 0 ? 1 : Bits;
+  const Op& op = step.op;
+  const int64_t words = step.pixel_words;
+  for (int64_t y = 0; y < step.out_height; ++y) {
+    for (int64_t v = 0; v < op.kernel_height; ++v) {
+      const uint32_t* row = input + (y * op.stride_height + v * op.dilation_height) * step.row_words;
+      if (v == 0) {
+        for (int a = 0; a < kPlanes; ++a) {
+          std::copy_n(row + a * step.plane_words, step.row_words, rows + a * step.row_words);
+        }
+      } else if constexpr (Bits == 0) {
+        take_larger_bytes(row, rows, step.row_words);
+      } else {
+        take_larger_bits<Bits>(row, step.plane_words, rows, step.row_words, step.row_words);
+      }
+    }
+    uint32_t* pixel = out + (y + next.op.pad_top) * next.row_words + next.op.pad_left * next.pixel_words;
+    for (int64_t x = 0; x < step.out_width; ++x, pixel += next.pixel_words) {
+      for (int64_t u = 0; u < op.kernel_width; ++u) {
+        const uint32_t* from = rows + (x * op.stride_width + u * op.dilation_width) * words;
+        if (u == 0) {
+          for (int a = 0; a < kPlanes; ++a) {
+            for (int64_t i = 0; i < words; ++i) pixel[a * next.plane_words + i] = from[a * step.row_words + i];
+          }
+        } else if constexpr (Bits == 0) {
+          take_larger_bytes(from, pixel, words);
+        } else {
+          take_larger_bits<Bits>(from, step.row_words, pixel, next.plane_words, words);
+        }
+      }
+    }
+  }
+}
+
+void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* rows, uint32_t* out) {
+  if (step.op.format == Format::kBytes) return pool_planes<0>(step, input, next, rows, out);
+  switch (step.op.activation_bits) {
+    case 1: return pool_planes<1>(step, input, next, rows, out);
+    case 2: return pool_planes<2>(step, input, next, rows, out);
+    case 3: return pool_planes<3>(step, input, next, rows, out);
+    case 4: return pool_planes<4>(step, input, next, rows, out);
+    case 5: return pool_planes<5>(step, input, next, rows, out);
+    case 6: return pool_planes<6>(step, input, next, rows, out);
+    case 7: return pool_planes<7>(step, input, next, rows, out);
+    default: return pool_planes<8>(step, input, next, rows, out);
   }
 }
 
@@ -188,8 +229,8 @@ void convolve(const Step& step, const Buffers& buffers, const uint32_t* input, i
     p.weights = static_cast<const uint32_t*>(step.weights.data) + g * words;
     if (step.row_factor) {
       for (int64_t i = 0; i < images; ++i) {
-        code_sums(step, p.input + i * step.image_words, buffers.code_sums);
-        window_sums(step, buffers.code_sums, buffers.row_sums + i * pixels);
+        word_sums(step, p.input + i * step.image_words, buffers.word_sums);
+        window_sums(step, buffers.word_sums, buffers.column_sums, buffers.row_sums + i * pixels);
       }
       sink.row_sums = buffers.row_sums;
     }
@@ -223,7 +264,7 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
     if (step.op.kind == Kind::kPool) {
       for (int64_t i = 0; i < images; ++i) {
         for (int64_t g = 0; g < step.op.groups; ++g) {
-          pool(step, input + i * step.image_words + g * step.group_words, *next,
+          pool(step, input + i * step.image_words + g * step.group_words, *next, buffers.pooled_rows,
                buffers.inputs[s + 1] + i * next->image_words + g * next->group_words);
         }
       }

@@ -12,7 +12,9 @@ namespace dorefa {
 // Where one thread keeps the operands of a block of images.
 struct Buffers {
   std::vector<uint32_t*> inputs;  // of each step; padding is zero
-  int32_t* code_sums;
+  int32_t* word_sums;     // of one plane
+  int32_t* column_sums;   // of one row
+  uint32_t* pooled_rows;  // a row of each plane
   int32_t* row_sums;
   int32_t* row_offsets;
   int32_t* code_offsets;

@@ -54,15 +54,16 @@ int64_t block_size(const Program& program, int64_t images, int64_t threads) {
 
 // Lays a block's buffers out in this thread's scratch, padding zeroed.
 Buffers lay_out(const Program& program, int64_t images) {
-  int64_t windows = 0, pixels = 0;
+  int64_t windows = 0, plane = 0, row = 0;
   for (const Step& step : program.steps) {
     windows = std::max(windows, step.out_height * step.out_width);
-    pixels = std::max(pixels, step.padded_height * step.padded_width);
+    plane = std::max(plane, step.plane_words);
+    row = std::max(row, step.row_words);
   }
   std::vector<int64_t> sizes;
   for (const Step& step : program.steps) sizes.push_back(images * step.image_words * 4 + kTail);
   const int64_t operands = static_cast<int64_t>(sizes.size());
-  for (int64_t bytes : {pixels * 4, images * windows * 4, images * windows * 4, images * windows * 4, images}) {
+  for (int64_t bytes : {plane * 4, row * 4, row * 4 * kMaxBits, images * windows * 4, images * windows * 4, images * windows * 4, images}) {
     sizes.push_back(bytes);
   }
   int64_t total = 0;
@@ -78,11 +79,13 @@ Buffers lay_out(const Program& program, int64_t images) {
   std::memset(parts[0], 0, parts[operands] - parts[0]);
   Buffers buffers;
   for (int64_t i = 0; i < operands; ++i) buffers.inputs.push_back(reinterpret_cast<uint32_t*>(parts[i]));
-  buffers.code_sums = reinterpret_cast<int32_t*>(parts[operands]);
-  buffers.row_sums = reinterpret_cast<int32_t*>(parts[operands + 1]);
-  buffers.row_offsets = reinterpret_cast<int32_t*>(parts[operands + 2]);
-  buffers.code_offsets = reinterpret_cast<int32_t*>(parts[operands + 3]);
-  buffers.nan = parts[operands + 4];
+  buffers.word_sums = reinterpret_cast<int32_t*>(parts[operands]);
+  buffers.column_sums = reinterpret_cast<int32_t*>(parts[operands + 1]);
+  buffers.pooled_rows = reinterpret_cast<uint32_t*>(parts[operands + 2]);
+  buffers.row_sums = reinterpret_cast<int32_t*>(parts[operands + 3]);
+  buffers.row_offsets = reinterpret_cast<int32_t*>(parts[operands + 4]);
+  buffers.code_offsets = reinterpret_cast<int32_t*>(parts[operands + 5]);
+  buffers.nan = parts[operands + 6];
   return buffers;
 }
 

@@ -74,6 +74,14 @@ struct Simd {
     return _mm256_sub_epi32(count, _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_GE_OQ)));
   }
 
+  // One bit for each lane, lane 0 first: whether it has reached the threshold.
+  static DOREFA_INLINE uint32_t reached(Ints x, Ints threshold) {
+    const Ints below = _mm256_cmpgt_epi32(threshold, x);
+    return ~static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(below))) & 0xffu;
+  }
+  static DOREFA_INLINE uint32_t reached(Floats x, Floats threshold) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, threshold, _CMP_GE_OQ)));
+  }
   // Bit `plane` of each lane, lane 0 first.
   static DOREFA_INLINE uint32_t plane_bits(Ints codes, int plane) {
     const Ints signs = _mm256_sll_epi32(codes, _mm_cvtsi32_si128(31 - plane));
@@ -90,5 +98,5 @@ struct Simd {
     _mm256_store_ps(lanes, x);
     std::copy_n(lanes, count, p);
   }
-  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return _mm_popcnt_u32(word); }
+  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return __builtin_popcount(word); }
 };

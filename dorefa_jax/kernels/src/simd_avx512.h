@@ -63,6 +63,11 @@ struct Simd {
     return _mm512_mask_add_epi32(count, _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ), count, _mm512_set1_epi32(1));
   }
 
+  // One bit for each lane, lane 0 first: whether it has reached the threshold.
+  static DOREFA_INLINE uint32_t reached(Ints x, Ints threshold) { return _mm512_cmpge_epi32_mask(x, threshold); }
+  static DOREFA_INLINE uint32_t reached(Floats x, Floats threshold) {
+    return _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ);
+  }
   // Bit `plane` of each lane, lane 0 first.
   static DOREFA_INLINE uint32_t plane_bits(Ints codes, int plane) {
     return _mm512_test_epi32_mask(codes, _mm512_set1_epi32(1 << plane));
@@ -73,5 +78,5 @@ struct Simd {
   static DOREFA_INLINE void store_floats(float* p, Floats x, int count) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>(count >= kLanes ? 0xffff : (1 << count) - 1), x);
   }
-  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return _mm_popcnt_u32(word); }
+  static DOREFA_INLINE int32_t count_bits(uint32_t word) { return __builtin_popcount(word); }
 };

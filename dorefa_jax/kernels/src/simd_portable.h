@@ -125,6 +125,19 @@ struct Simd {
     return each([&](int i) { return count.lane[i] + (x.lane[i] >= t.lane[i] ? 1u : 0u); });
   }
 
+  // One bit for each lane, lane 0 first: whether it has reached the threshold.
+  static DOREFA_INLINE uint32_t reached(const Ints& x, const Ints& t) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      bits |= (static_cast<int32_t>(x.lane[i]) >= static_cast<int32_t>(t.lane[i]) ? 1u : 0u) << i;
+    }
+    return bits;
+  }
+  static DOREFA_INLINE uint32_t reached(const Floats& x, const Floats& t) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= (x.lane[i] >= t.lane[i] ? 1u : 0u) << i;
+    return bits;
+  }
   // Bit `plane` of each lane, lane 0 first.
   static DOREFA_INLINE uint32_t plane_bits(const Ints& codes, int plane) {
     uint32_t bits = 0;

@@ -62,8 +62,35 @@ struct Sink {
     }
   }
 
+  // The planes of 1 and 2 bits follow from comparisons without a code in between.
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put_few_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
+      const auto first = load_like(sum[0][j], params + channel);
+      if (levels == 1) {
+        DOREFA_UNROLL
+        for (int i = 0; i < MR; ++i) put_plane(code_pixel(row + i, channel), Simd::reached(sum[i][j], first));
+        continue;
+      }
+      const auto second = load_like(sum[0][j], params + params_stride + channel);
+      const auto third = load_like(sum[0][j], params + 2 * params_stride + channel);
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) {
+        const uint32_t high = Simd::reached(sum[i][j], second);
+        const uint32_t low = (Simd::reached(sum[i][j], first) & ~high) | Simd::reached(sum[i][j], third);
+        uint8_t* pixel = code_pixel(row + i, channel);
+        put_plane(pixel, low);
+        put_plane(pixel + next->plane_words * 4, high);
+      }
+    }
+  }
+
+  static DOREFA_INLINE void put_plane(uint8_t* pixel, uint32_t bits) { std::memcpy(pixel, &bits, Simd::kLanes / 8); }
+
   template <int MR, int NR, class Sum>
   DOREFA_INLINE void put_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    if (levels <= 3 && next->op.format == Format::kBits) return put_few_thresholds<MR, NR>(row, channel, sum);
     DOREFA_UNROLL
     for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
       Simd::Ints code[MR];
@@ -85,26 +112,30 @@ struct Sink {
     return Simd::load(reinterpret_cast<const uint32_t*>(p));
   }
 
-  DOREFA_INLINE void put_codes(int64_t row, int64_t channel, Simd::Ints code) const {
+  // Where the codes of a row's channels begin.
+  DOREFA_INLINE uint8_t* code_pixel(int64_t row, int64_t channel) const {
     int64_t inner = first + channel;
     uint32_t* pixel = codes + code_offsets[row];
     if (next->op.groups > 1) {
       pixel += inner / next->group_channels * next->group_words;
       inner %= next->group_channels;
     }
+    return reinterpret_cast<uint8_t*>(pixel) + (next->op.format == Format::kBits ? inner / 8 : inner);
+  }
+
+  DOREFA_INLINE void put_codes(int64_t row, int64_t channel, Simd::Ints code) const {
+    uint8_t* pixel = code_pixel(row, channel);
     if (next->op.format == Format::kBits) {
       // A padded channel's code is zero, and 32 divides what a pixel has room for.
-      for (int plane = 0; plane < next->op.activation_bits; ++plane, pixel += next->plane_words) {
-        const uint32_t bits = Simd::plane_bits(code, plane);
-        std::memcpy(reinterpret_cast<uint8_t*>(pixel) + inner / 8, &bits, Simd::kLanes / 8);
+      for (int plane = 0; plane < next->op.activation_bits; ++plane, pixel += next->plane_words * 4) {
+        put_plane(pixel, Simd::plane_bits(code, plane));
       }
       return;
     }
-    uint8_t* byte = reinterpret_cast<uint8_t*>(pixel) + inner;
     const int64_t left = outputs - channel;
-    if (left >= Simd::kLanes) return Simd::store_bytes(byte, code);
+    if (left >= Simd::kLanes) return Simd::store_bytes(pixel, code);
     uint8_t bytes[Simd::kLanes];
     Simd::store_bytes(bytes, code);
-    if (left > 0) std::memcpy(byte, bytes, left);
+    if (left > 0) std::memcpy(pixel, bytes, left);
   }
 };

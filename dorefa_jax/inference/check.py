@@ -1,0 +1,168 @@
+"""What a packed graph must satisfy before it is run, however it came to be."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dorefa_jax.inference.float_ops import FLOAT_OPS
+from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
+from dorefa_jax.inference.runtime import apply_float_node
+from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.kernels.program import Output
+
+MAX_NODES = 100_000
+MAX_ELEMENTS = 2**28
+"""Of any value of one image: a gigabyte of floats."""
+MAX_WORK = 2**36
+"""Multiply-accumulates, or comparisons, of one operation on one image: seconds."""
+
+
+def check_graph(graph: Graph) -> None:
+  """Raises ValueError unless a graph can run: shapes that fit, values that exist, sizes in bounds.
+
+  Args:
+    graph: of any origin; nothing of it is computed, and nothing of its sizes allocated.
+
+  Raises:
+    ValueError: says which node is wrong, and how.
+  """
+  if len(graph.nodes) > MAX_NODES:
+    raise ValueError(f"a model has at most {MAX_NODES} operations, got {len(graph.nodes)}")
+  _check_size(graph.input_shape, "the image")
+  shapes = {0: jax.ShapeDtypeStruct((1, *graph.input_shape), jnp.float32)}
+  for index, node in enumerate(graph.nodes):
+    place = f"node {index}"
+    inputs = [node.input] if isinstance(node, Segment) else [value for value in node.inputs if isinstance(value, int)]
+    for value in inputs:
+      if value not in shapes:
+        raise ValueError(f"{place} takes value {value}, which is not made before it")
+    if node.output in shapes:
+      raise ValueError(f"{place} makes value {node.output} a second time")
+    if isinstance(node, Segment):
+      _check_segment(node, shapes[node.input].shape, place)
+      shapes[node.output] = jax.ShapeDtypeStruct(node.output_shape, jnp.float32)
+    else:
+      shapes[node.output] = _check_float_node(node, [shapes[value] for value in inputs], place)
+  if graph.output not in shapes:
+    raise ValueError(f"the result, value {graph.output}, is never made")
+  if shapes[graph.output].shape[:1] != (1,):
+    raise ValueError("the result has no batch axis")
+
+
+def _check_segment(segment: Segment, given: tuple[int, ...], place: str) -> None:
+  layers = segment.layers
+  if not layers or not isinstance(layers[0], Conv) or not isinstance(layers[-1], Conv):
+    raise ValueError(f"{place} does not begin and end with a convolution")
+  if math.prod(given) != math.prod(segment.input_shape):
+    raise ValueError(f"{place} takes {segment.input_shape}, got {given}")
+  convolutions = [layer for layer in layers if isinstance(layer, Conv)]
+  following = dict(zip(map(id, convolutions), [*convolutions[1:], None]))
+  shape = segment.input_shape
+  for layer in layers:
+    _check_size(shape, place)
+    if isinstance(layer, Conv):
+      _check_conv(layer, shape[2], following[id(layer)], is_first=layer is layers[0], place=f"{place} ({layer.name})")
+      kernel, dilation, outputs = layer.weights.shape[:2], layer.dilation, layer.weights.shape[3]
+      inner = int(np.prod(layer.weights.shape[:3]))
+    else:
+      kernel, dilation, outputs, inner = layer.window, (1, 1), shape[2], math.prod(layer.window)
+    shape = _window_shape(shape, layer, kernel, dilation, outputs, place)
+    if math.prod(shape) * inner > MAX_WORK:
+      raise ValueError(f"{place} needs more than {MAX_WORK} operations for an image")
+  _check_size(shape, place)
+  if math.prod(segment.output_shape) != math.prod(shape) or segment.output_shape[:1] != (1,):
+    raise ValueError(f"{place} gives {shape}, not {segment.output_shape}")
+
+
+def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first: bool, place: str) -> None:
+  if layer.weights.ndim != 4 or 0 in layer.weights.shape:
+    raise ValueError(f"{place} has weights of shape {layer.weights.shape}")
+  outputs = layer.weights.shape[3]
+  if layer.groups < 1 or layer.weights.shape[2] * layer.groups != channels or outputs % layer.groups:
+    raise ValueError(f"{place} has {layer.groups} groups of weights {layer.weights.shape} for {channels} channels")
+  if (layer.weight_bits is None) != (layer.activation_bits is None) or (layer.weight_bits is None and not is_first):
+    raise ValueError(f"{place} has float weights for codes, or codes of weights for floats")
+  sum_dtype: np.dtype[Any] = np.dtype(np.float32)
+  if layer.weight_bits is not None and layer.activation_bits is not None:
+    if not 1 <= layer.weight_bits <= MAX_BITS or not 1 <= layer.activation_bits <= MAX_BITS:
+      raise ValueError(f"{place} has bit widths {layer.weight_bits} and {layer.activation_bits}, not 1 to {MAX_BITS}")
+    if layer.weights.dtype != np.uint8 or int(layer.weights.max()) >> layer.weight_bits:
+      raise ValueError(f"{place} has codes beyond {layer.weight_bits} bits")
+    if layer.max_sum >= 2**31:
+      raise ValueError(f"{place} has sums beyond 32 bits")
+    sum_dtype = np.dtype(np.int32)
+  elif layer.weights.dtype != np.float32:
+    raise ValueError(f"{place} has float weights of dtype {layer.weights.dtype}")
+  if (layer.output is Output.FLOATS) != (following is None):
+    raise ValueError(f"{place} gives {layer.output.name}, which the next layer does not take")
+  if layer.output is Output.THRESHOLDS:
+    assert following is not None
+    levels = 2 ** (following.activation_bits or 1) - 1
+    expected, dtype = (levels, outputs), sum_dtype
+  else:
+    expected, dtype = (2, outputs), np.dtype(np.float32)
+  if layer.parameters.shape != expected or layer.parameters.dtype != dtype:
+    raise ValueError(
+      f"{place} has parameters {layer.parameters.dtype} {layer.parameters.shape}, not {dtype} {expected}"
+    )
+  is_grouped = layer.groups > 1 or (following is not None and following.groups > 1)
+  if following is not None and is_grouped and (outputs // layer.groups % 32 or following.weights.shape[2] % 32):
+    raise ValueError(f"{place} has groups between codes that are no multiple of 32 channels")
+
+
+def _window_shape(
+  shape: tuple[int, int, int],
+  layer: Conv | MaxPool,
+  kernel: tuple[int, ...],
+  dilation: tuple[int, int],
+  outputs: int,
+  place: str,
+) -> tuple[int, int, int]:
+  sizes = []
+  for size, window, stride, step, pads in zip(shape, kernel, layer.strides, dilation, layer.padding):
+    if min(window, stride, step) < 1 or min(pads) < 0 or max(size, window, stride, step, *pads) > 2**24:
+      raise ValueError(f"{place} has a window out of range")
+    padded, reach = size + sum(pads), (window - 1) * step + 1
+    if reach > padded:
+      raise ValueError(f"{place} has a window of {reach} on {padded} pixels")
+    sizes.append((padded - reach) // stride + 1)
+  padded_size = math.prod(size + sum(pads) for size, pads in zip(shape, layer.padding)) * shape[2]
+  if padded_size > MAX_ELEMENTS:
+    raise ValueError(f"{place} pads an image beyond {MAX_ELEMENTS} elements")
+  return sizes[0], sizes[1], outputs
+
+
+def _check_float_node(node: FloatNode, inputs: list[jax.ShapeDtypeStruct], place: str) -> jax.ShapeDtypeStruct:
+  if node.name not in FLOAT_OPS:
+    raise ValueError(f"{place} is the unknown operation {node.name!r}")
+  batched = [jax.ShapeDtypeStruct((2, *value.shape), value.dtype) for value in inputs]
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      result = jax.eval_shape(lambda *arrays: apply_float_node(node, arrays), *batched)
+  except Exception as error:
+    raise ValueError(f"{place}, '{node.name}', does not fit its operands: {str(error)[:300]}") from error
+  if not isinstance(result, jax.ShapeDtypeStruct):
+    raise ValueError(f"{place}, '{node.name}', gives no array")
+  _check_size(result.shape[1:], place)
+  constants = [value for value in node.inputs if isinstance(value, np.ndarray)]
+  window = math.prod(abs(int(size)) for size in node.parameters.get("window_dimensions", ()))
+  inner = max([window, *(value.size for value in constants)]) if _is_product(node) or window else 1
+  if math.prod(result.shape[1:]) * inner > MAX_WORK:
+    raise ValueError(f"{place}, '{node.name}', needs more than {MAX_WORK} operations for an image")
+  return jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+
+
+def _is_product(node: FloatNode) -> bool:
+  return node.name in ("dot_general", "conv_general_dilated")
+
+
+def _check_size(shape: tuple[int, ...], place: str) -> None:
+  if any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+    raise ValueError(f"{place} has the shape {shape}; an array has 1 to {MAX_ELEMENTS} elements")

@@ -1,0 +1,173 @@
+"""The file of a packed model: round trips, and hostile bytes."""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dorefa_jax as dorefa
+from dorefa_jax.inference import file
+from dorefa_jax.inference.check import check_graph
+from dorefa_jax.inference.graph import FloatNode
+
+
+@pytest.fixture(scope="module")
+def packed():
+  model = dorefa.models.SvhnConvNet(width=0.125)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 40, 40, 3)))
+  return dorefa.freeze(model, variables, bits=dorefa.BitWidths(1, 2, 4))
+
+
+@pytest.fixture(scope="module")
+def data(packed):
+  return file.encode_graph(packed.graph)
+
+
+def parts(data):
+  version, size = struct.unpack_from("<II", data, 8)
+  return json.loads(zlib.decompress(data[16 : 16 + size])), data[16 + size : -32]
+
+
+def join(header, blobs, version=1):
+  text = zlib.compress(json.dumps(header).encode())
+  body = file.MAGIC + struct.pack("<II", version, len(text)) + text + blobs
+  return body + hashlib.sha256(body).digest()
+
+
+def test_a_saved_model_is_the_same(packed, tmp_path):
+  path = tmp_path / "model.dorefa"
+  packed.save(path)
+  x = jnp.asarray(np.random.default_rng(0).random((3, 40, 40, 3), np.float32))
+  loaded = dorefa.load(path)
+  np.testing.assert_array_equal(loaded(x), packed(x))
+  assert loaded.summary() == packed.summary()
+  assert [p.name for p in tmp_path.iterdir()] == ["model.dorefa"]
+  assert file.encode_graph(loaded.graph) == path.read_bytes()
+
+
+def test_weights_take_the_bits_that_they_need():
+  model = dorefa.models.SvhnConvNet(width=1.0)
+  variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 40, 40, 3), jnp.float32))
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0.5, 0.1, leaf.shape), leaf.dtype), variables)
+  packed = dorefa.freeze(model, variables, bits=dorefa.BitWidths(1, 2, 4))
+  size = len(file.encode_graph(packed.graph))
+  floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(variables["params"]))
+  assert size <= 1.05 * packed.weight_bytes
+  assert floats >= 27 * size
+
+
+@given(data=st.data())
+def test_codes_are_packed_without_gaps(data):
+  bits, shape = data.draw(st.integers(1, 8)), tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)))
+  codes = np.random.default_rng(0).integers(0, 2**bits, shape).astype(np.uint8)
+  packed = file.pack_codes(codes, bits)
+  assert len(packed) == -(-codes.size * bits // 8)
+  np.testing.assert_array_equal(file.unpack_codes(memoryview(packed), shape, bits), codes)
+
+
+@given(draw=st.data())
+def test_damage_is_found(data, draw):
+  kind = draw.draw(st.sampled_from(["cut", "flip", "add"]))
+  at = draw.draw(st.integers(0, len(data) - 1))
+  if kind == "cut":
+    damaged = data[:at]
+  elif kind == "flip":
+    damaged = data[:at] + bytes([data[at] ^ (1 << draw.draw(st.integers(0, 7)))]) + data[at + 1 :]
+  else:
+    damaged = data[:at] + draw.draw(st.binary(min_size=1, max_size=9)) + data[at:]
+  with pytest.raises(ValueError, match="damaged|cut off|no packed model|version"):
+    file.decode_graph(damaged)
+
+
+VALUES = st.one_of(
+  st.integers(-(2**70), 2**70), st.sampled_from([0, 1, -1, 2**31 - 1, None, True, "x", [], {}, 1e308, float("nan")]),
+  st.lists(st.integers(-2, 2**40), max_size=4),
+)  # fmt: skip
+
+
+def places(value, path=()):
+  yield path
+  items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+  for key, inner in items:
+    yield from places(inner, (*path, key))
+
+
+@given(draw=st.data())
+@settings(max_examples=150)
+def test_a_hostile_header_with_a_right_checksum_is_an_error_or_a_sound_model(data, draw):
+  header, blobs = parts(data)
+  for _ in range(draw.draw(st.integers(1, 2))):
+    path = draw.draw(st.sampled_from([path for path in places(header) if path]))
+    target = header
+    for key in path[:-1]:
+      target = target[key]
+    if draw.draw(st.booleans()):
+      target[path[-1]] = draw.draw(VALUES)
+    else:
+      del target[path[-1]]
+  try:
+    graph = file.decode_graph(join(header, blobs))
+  except ValueError:
+    return
+  check_graph(graph)
+
+
+@given(noise=st.binary(max_size=400))
+def test_noise_is_no_model(noise):
+  for body in (noise, file.MAGIC + noise):
+    with pytest.raises(ValueError, match="no packed model|cut off|version|damaged"):
+      file.decode_graph(body)
+
+
+def test_a_header_that_inflates_without_end_is_refused():
+  text = zlib.compress(b" " * (file.MAX_HEADER + 1))
+  body = file.MAGIC + struct.pack("<II", 1, len(text)) + text
+  with pytest.raises(ValueError, match="exceeds"):
+    file.decode_graph(body + hashlib.sha256(body).digest())
+
+
+@pytest.mark.parametrize(
+  ("name", "parameters", "message"),
+  [
+    ("broadcast_in_dim", {"shape": (1, 2**30, 10), "broadcast_dimensions": (0, 2)}, "elements"),
+    ("reduce_window_sum", {"window_dimensions": (1, 2**34), "window_strides": (1, 1), "padding": ((0, 0), (0, 2**34)),
+                           "base_dilation": (1, 1), "window_dilation": (1, 1)}, "operations|elements|fit"),
+    ("system", {}, "unknown operation"),
+    ("convert_element_type", {"new_dtype": "object"}, "does not fit"),
+    ("reshape", {"new_sizes": (7, 7)}, "does not fit|no batch"),
+  ],
+)  # fmt: skip
+def test_wild_operations_are_refused(packed, name, parameters, message):
+  graph = packed.graph
+  last = FloatNode(name, parameters, (graph.output,), 10**6)
+  with pytest.raises(ValueError, match=message):
+    check_graph(dataclasses.replace(graph, nodes=(*graph.nodes, last), output=10**6))
+
+
+def test_another_version_and_a_missing_file_are_named(data, tmp_path):
+  header, blobs = parts(data)
+  path = tmp_path / "new.dorefa"
+  path.write_bytes(join(header, blobs, version=2))
+  with pytest.raises(ValueError, match=r"new.dorefa: the file has version 2; this library reads version 1"):
+    dorefa.load(path)
+  with pytest.raises(FileNotFoundError):
+    dorefa.load(tmp_path / "none.dorefa")
+
+
+def test_a_failed_save_leaves_the_old_file(packed, tmp_path, monkeypatch):
+  path = tmp_path / "model.dorefa"
+  packed.save(path)
+  before = path.read_bytes()
+  monkeypatch.setattr(file, "encode_graph", lambda graph: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    packed.save(path)
+  assert path.read_bytes() == before

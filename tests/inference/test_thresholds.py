@@ -1,0 +1,81 @@
+"""Thresholds and lines against the functions that they stand for."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dorefa_jax.inference.chain import NoChain, narrow
+from dorefa_jax.inference.thresholds import find_thresholds, fit_affine, line_thresholds, ordered_to_float
+
+
+def identity(x):
+  return x
+
+
+def float_keys(keys):
+  return keys.astype(jnp.float32)
+
+
+@given(seed=st.integers(0, 10**6), bits=st.integers(1, 4), high=st.integers(1, 3000))
+def test_thresholds_and_lines_give_the_codes_of_any_batch_norm(seed, bits, high):
+  rng = np.random.default_rng(seed)
+  channels, levels = 5, 2**bits - 1
+  factor = (rng.normal(size=(1, channels)) * rng.choice([0, 1e-3, 0.03, 1])).astype(np.float32)
+  offset = rng.normal(size=(1, channels)).astype(np.float32)
+
+  def codes(x):
+    value = x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
+    return jnp.round(jnp.clip(value, 0, 1) * levels) / levels
+
+  thresholds, falls = find_thresholds(codes, identity, float_keys, -high, high, channels, levels)
+  sums = np.arange(-high, high + 1)
+  expected = np.asarray(jnp.round(codes(jnp.asarray(np.repeat(sums[:, None], channels, 1), jnp.float32)) * levels))
+  signed = np.where(falls, -1, 1) * sums[:, None]
+  np.testing.assert_array_equal((signed[None] >= thresholds[:, None]).sum(0), expected)
+  slope, start, is_exact = fit_affine(thresholds, levels, -high, high)
+  line = np.clip(signed.astype(np.float32) * slope + start, 0, levels).astype(np.int64)
+  np.testing.assert_array_equal(line[:, is_exact], expected[:, is_exact])
+  back = line_thresholds(np.stack([slope, start]), levels, high)
+  np.testing.assert_array_equal((signed[None] >= back[:, None]).sum(0), line)
+
+
+def test_lines_fit_nearly_always():
+  rng = np.random.default_rng(0)
+  channels, levels, high = 500, 3, 2000
+  factor = (rng.normal(size=(1, channels)) * 0.01).astype(np.float32)
+
+  def codes(x):
+    return jnp.round(jnp.clip(x * jnp.broadcast_to(factor, x.shape) + 0.3, 0, 1) * levels) / levels
+
+  thresholds, _ = find_thresholds(codes, identity, float_keys, -high, high, channels, levels)
+  assert fit_affine(thresholds, levels, -high, high)[2].mean() > 0.99
+
+
+@pytest.mark.parametrize(
+  ("inner", "outer", "message"),
+  [
+    (jnp.abs, identity, "neither only rise"),
+    (identity, jnp.abs, "neither only rise"),
+    (lambda x: x / 0, identity, "not finite"),
+    (lambda x: -x, lambda x: -x, "neither only rise"),
+  ],
+)
+def test_functions_that_are_no_thresholds_are_refused(inner, outer, message):
+  with pytest.raises(NoChain, match=message):
+    find_thresholds(inner, outer, float_keys, -10, 10, 2, 3)
+
+
+def test_keys_are_in_the_order_of_floats():
+  values = np.array([-1e30, -1.0, -1e-30, 0.0, 1e-30, 1.0, 1e30], np.float32)
+  keys = np.where(values < 0, -np.abs(values).view(np.int32).astype(np.int64), values.view(np.int32)).astype(np.int32)
+  assert (np.diff(keys.astype(np.int64)) > 0).all()
+  np.testing.assert_array_equal(ordered_to_float(jnp.asarray(keys)), values)
+
+
+def test_narrow_keeps_what_varies():
+  rows = np.arange(3, dtype=np.float32).reshape(1, 3, 1) * np.ones((2, 1, 4), np.float32)
+  assert narrow(rows).shape == (1, 3, 1)
+  nan = np.full((2, 2), np.nan, np.float32)
+  assert narrow(nan).shape == (1, 1)
