@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments.checkpoints import Checkpoints
 from experiments.cli import Parser, parse_flags
-from experiments.config import TrialConfig, parse_bits, read
+from experiments.config import parse_bits
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
-from experiments.records import read_json
-from experiments.steps import build_steps, traced_bits
-from experiments.trial import CHECKPOINTS, evaluate
+from experiments.restore import restore_trial
+from experiments.steps import traced_bits
+from experiments.trial import evaluate
 
 
 @one_line_errors
@@ -35,19 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
   flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
-  saved = read_json(directory / "config.json")
-  if saved is None or not (directory / CHECKPOINTS).is_dir():
-    raise UsageError(f"--workdir: {directory} holds no config.json with checkpoints; name the directory of a trial")
   if not mat.is_file():
     raise UsageError(f"--mat: no file {flags.mat!r}")
-  config = read(TrialConfig, saved)
+  config, steps, state = restore_trial(directory, channels=3)
   split = read_mat(mat)
-  steps = build_steps(config, channels=3, total_steps=1)
-  checkpoints = Checkpoints(directory / CHECKPOINTS)
-  state = checkpoints.restore(jax.eval_shape(steps.init, jax.random.key(0)))
-  checkpoints.close()
-  if state is None:
-    raise UsageError(f"--workdir: {directory} has no checkpoint yet")
   bits = parse_bits(flags.bits or config.bits, "--bits")
   accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
   share = np.bincount(split.labels).max() / len(split.labels)

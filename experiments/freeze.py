@@ -1,0 +1,159 @@
+"""Packs a trained trial for inference: `python -m experiments.freeze --workdir=DIR`.
+
+Writes WORKDIR/model.dorefa, and prints its size, the accuracy of the model before and after on the
+trial's test images (or on a .mat file), on how many of them the two disagree, and the time that one
+image and a batch take. `python -m experiments.predict` reads pictures with the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dorefa_jax
+from experiments.cli import Parser, parse_flags
+from experiments.config import parse_bits
+from experiments.data.dataset import Split
+from experiments.data.images import resize, to_unit
+from experiments.data.loading import load_dataset
+from experiments.data.svhn import read_mat
+from experiments.errors import UsageError, one_line_errors
+from experiments.restore import restore_trial
+from experiments.steps import build_model
+
+BATCH = 128
+ROUNDS = 15
+TIE = 1e-4
+"""Two logits that differ by less, relative to the largest, are a tie within float rounding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+  """How two models read the same images.
+
+  Attributes:
+    before, after: accuracies.
+    different: images that they read differently.
+    ties: those of them whose two readings are a tie in the first model.
+    images: all of them.
+  """
+
+  before: float
+  after: float
+  different: int
+  ties: int
+  images: int
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    0, or 2 for wrong use.
+  """
+  summary, _, details = (__doc__ or "").partition("\n\n")
+  parser = Parser(prog="python -m experiments.freeze", description=summary, epilog=details)
+  parser.add_argument("--workdir", required=True, help="of a trial, finished or not")
+  parser.add_argument("--output", default="", help="the file; WORKDIR/model.dorefa where left out")
+  parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own; G has no meaning here")
+  parser.add_argument("--mat", default="", help="a file of SVHN's cropped digits, to test on instead")
+  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
+  directory = pathlib.Path(flags.workdir)
+  output = pathlib.Path(flags.output) if flags.output else directory / "model.dorefa"
+  if not output.parent.is_dir():
+    raise UsageError(f"--output: no directory {str(output.parent)!r}")
+  if flags.mat and not pathlib.Path(flags.mat).is_file():
+    raise UsageError(f"--mat: no file {flags.mat!r}")
+  config, _, state = restore_trial(directory)
+  bits = parse_bits(flags.bits or config.bits, "--bits")
+  split = read_mat(pathlib.Path(flags.mat)) if flags.mat else load_dataset(config.data).test
+  model = build_model(config.model).clone(backend="emulated")
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  try:
+    packed = dorefa_jax.freeze(model, variables, bits=bits)
+  except ValueError as error:
+    raise UsageError(f"bits {bits}: {error}") from error
+  packed.save(output)
+
+  emulated = jax.jit(lambda images: model.apply(variables, images, bits=bits))
+  agreement = compare(emulated, packed, split, config.data.image_size)
+  size = output.stat().st_size
+  floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
+  print(packed.summary())
+  print(f"\n{output}: {size:,} bytes, {floats / size:.1f} times smaller than the parameters in float32 ({floats:,})")
+  print(
+    f"accuracy on {agreement.images} test images: {agreement.before:.2%} before, {agreement.after:.2%} after; "
+    f"{agreement.different} read differently, {agreement.ties} of them ties within float rounding"
+  )
+  kernels = dorefa_jax.kernels.available()
+  print(f"kernels: {kernels.path} ({kernels.reason})")
+  for batch in (1, BATCH):
+    images = jnp.zeros((batch, *packed.input_shape), jnp.float32)
+    before, after = (median_ms(lambda run=run, images=images: run(images)) for run in (emulated, packed))
+    print(f"batch {batch}: {before:.2f} ms emulated, {after:.2f} ms packed, {before / after:.1f} times faster")
+  return 0
+
+
+def compare(
+  before: Callable[[jax.Array], jax.Array], after: Callable[[jax.Array], jax.Array], split: Split, size: int
+) -> Agreement:
+  """Reads all images with both models.
+
+  Args:
+    before, after: images to logits.
+    split: images and labels.
+    size: side of the models' images.
+
+  Returns:
+    How they agree.
+  """
+  prepare = jax.jit(lambda images: to_unit(resize(images, size)))
+  right_before = right_after = different = ties = 0
+  total = len(split.labels)
+  for start in range(0, total, BATCH):
+    images = np.asarray(split.images[start : start + BATCH])
+    labels = np.asarray(split.labels[start : start + BATCH])
+    count = len(images)
+    padded = np.concatenate([images, np.zeros((BATCH - count, *images.shape[1:]), images.dtype)])
+    inputs = prepare(jnp.asarray(padded))
+    first, second = np.asarray(before(inputs))[:count], np.asarray(after(inputs))[:count]
+    read_before, read_after = first.argmax(1), second.argmax(1)
+    right_before += int((read_before == labels).sum())
+    right_after += int((read_after == labels).sum())
+    rows = np.flatnonzero(read_before != read_after)
+    gap = np.abs(first[rows, read_before[rows]] - first[rows, read_after[rows]])
+    different += len(rows)
+    ties += int((gap <= TIE * np.abs(first).max()).sum())
+  return Agreement(right_before / total, right_after / total, different, ties, total)
+
+
+def median_ms(run: Callable[[], jax.Array]) -> float:
+  """Milliseconds of the median call, after one that compiles.
+
+  Example:
+    >>> median_ms(lambda: jnp.zeros(1)) > 0
+    True
+  """
+  jax.block_until_ready(run())
+  times = []
+  for _ in range(ROUNDS):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    times.append(time.perf_counter() - start)
+  return statistics.median(times) * 1e3
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,84 @@
+"""Reads pictures with a packed model: `python -m experiments.predict model.dorefa image.png [more.png ...]`."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+import dorefa_jax
+from experiments.cli import Parser, parse_flags
+from experiments.data.images import resize, to_unit
+from experiments.errors import UsageError, one_line_errors
+
+SHOWN = 3
+MAX_PIXELS = 50_000_000
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: without the program's name.
+
+  Returns:
+    0, or 2 for wrong use.
+  """
+  parser = Parser(prog="python -m experiments.predict", description=__doc__)
+  parser.add_argument("model", help="a file that experiments.freeze or PackedModel.save wrote")
+  parser.add_argument("images", nargs="+", help="pictures of any size, in any format that Pillow reads")
+  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
+  packed = _load(flags.model)
+  if len(packed.input_shape) != 3 or packed.input_shape[0] != packed.input_shape[1]:
+    raise UsageError(f"{flags.model} takes inputs of shape {packed.input_shape}, no square pictures")
+  size, _, channels = packed.input_shape
+  pictures = [read_picture(pathlib.Path(name), channels) for name in flags.images]
+  for name, picture in zip(flags.images, pictures):
+    probabilities = np.asarray(jax.nn.softmax(packed(to_unit(resize(jnp.asarray(picture)[None], size)))[0]))
+    best = np.argsort(-probabilities)[:SHOWN]
+    print(f"{name}: class {best[0]}  (" + ", ".join(f"{index}: {probabilities[index]:.1%}" for index in best) + ")")
+  return 0
+
+
+def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
+  """A picture's pixels.
+
+  Args:
+    path: of the file.
+    channels: 1 for grey, 3 for colour.
+
+  Returns:
+    [height, width, channels] uint8.
+
+  Raises:
+    UsageError: no such file, no picture, a damaged one, or one of more than 50 million pixels.
+  """
+  if not path.is_file():
+    raise UsageError(f"no file {str(path)!r}")
+  try:
+    with Image.open(path) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise UsageError(f"{path}: {image.width}x{image.height} pixels are too many")
+      pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+  except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise UsageError(f"{path} cannot be read as a picture: {error}") from error
+  return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _load(name: str) -> dorefa_jax.PackedModel:
+  try:
+    return dorefa_jax.load(name)
+  except OSError as error:
+    raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
+if __name__ == "__main__":
+  sys.exit(main())
