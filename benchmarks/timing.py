@@ -15,25 +15,63 @@ from typing import Any
 import jax
 
 
-def interleaved(variants: Mapping[str, Callable[[], Any]], *, rounds: int) -> dict[str, list[float]]:
+def interleaved(
+  variants: Mapping[str, Callable[[], Any]], *, rounds: int, round_seconds: float = 0.0
+) -> dict[str, list[float]]:
   """Runs all variants in turn, so that other load on the machine meets all of them.
 
   Args:
     variants: {name: function without arguments that returns JAX arrays}.
-    rounds: how often each is timed, after one call that is not.
+    rounds: how often each is timed, after calls that are not.
+    round_seconds: a short variant is called so often in a round that it takes about this long.
 
   Returns:
-    {name: seconds of process time of each round}.
+    {name: seconds of process time of a call, for each round}.
   """
-  for run in variants.values():
+  calls = {}
+  for name, run in variants.items():
     jax.block_until_ready(run())
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    calls[name] = max(1, min(1000, int(round_seconds / (time.perf_counter() - start))))
   times: dict[str, list[float]] = {name: [] for name in variants}
   for _ in range(rounds):
     for name, run in variants.items():
       start = time.process_time()
-      jax.block_until_ready(run())
-      times[name].append(time.process_time() - start)
+      for _ in range(calls[name]):
+        jax.block_until_ready(run())
+      times[name].append((time.process_time() - start) / calls[name])
   return times
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+  """{name: the median}.
+
+  Example:
+    >>> medians({"a": [3.0, 1.0, 2.0]})
+    {'a': 2.0}
+  """
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def speedups(times: Mapping[str, list[float]], baselines: list[str]) -> str:
+  """Medians, and how many times faster than each baseline, as Markdown; absent baselines are left out.
+
+  Example:
+    >>> print(speedups({"a": [0.5], "b": [1.0]}, ["b", "c"]))
+    | variant | median ms | over b |
+    |---|---|---|
+    | a | 500.000 | 2.00 |
+    | b | 1000.000 | 1.00 |
+  """
+  found = medians(times)
+  baselines = [name for name in baselines if name in found]
+  lines = ["| variant | median ms | " + " | ".join(f"over {name}" for name in baselines) + " |"]
+  lines.append("|---|---" + "|---" * len(baselines) + "|")
+  for name, value in found.items():
+    ratios = " | ".join(f"{found[baseline] / value:.2f}" for baseline in baselines)
+    lines.append(f"| {name} | {value * 1e3:.3f} | {ratios} |")
+  return "\n".join(lines)
 
 
 def table(times: Mapping[str, list[float]], baseline: str) -> str:
@@ -46,9 +84,9 @@ def table(times: Mapping[str, list[float]], baseline: str) -> str:
     | a | 2000.0 | 2.00 |
     | b | 1000.0 | 1.00 |
   """
-  medians = {name: statistics.median(values) for name, values in times.items()}
+  found = medians(times)
   lines = [f"| variant | median ms | over {baseline} |", "|---|---|---|"]
-  lines += [f"| {name} | {value * 1e3:.1f} | {value / medians[baseline]:.2f} |" for name, value in medians.items()]
+  lines += [f"| {name} | {value * 1e3:.1f} | {value / found[baseline]:.2f} |" for name, value in found.items()]
   return "\n".join(lines)
 
 

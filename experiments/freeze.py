@@ -8,6 +8,7 @@ image and a batch take. `python -m experiments.predict` reads pictures with the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import sys
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(f"kernels: {kernels.path} ({kernels.reason})")
   for batch in (1, BATCH):
     images = jnp.zeros((batch, *packed.input_shape), jnp.float32)
-    before, after = (median_ms(lambda run=run, images=images: run(images)) for run in (emulated, packed))
+    before, after = (median_ms(functools.partial(run, images)) for run in (emulated, packed))
     print(f"batch {batch}: {before:.2f} ms emulated, {after:.2f} ms packed, {before / after:.1f} times faster")
   return 0
 

@@ -62,27 +62,35 @@ struct Sink {
     }
   }
 
-  // The planes of 1 and 2 bits follow from comparisons without a code in between.
+  // The planes of 1 and 2 bits follow from comparisons without a code in between, and those of all
+  // the tile's channels are stored at once.
   template <int MR, int NR, class Sum>
   DOREFA_INLINE void put_few_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    uint64_t low[MR] = {}, high[MR] = {};
     DOREFA_UNROLL
-    for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
-      const auto first = load_like(sum[0][j], params + channel);
+    for (int j = 0; j < NR; ++j) {
+      const float* threshold = params + channel + j * Simd::kLanes;
+      const auto first = load_like(sum[0][j], threshold);
       if (levels == 1) {
         DOREFA_UNROLL
-        for (int i = 0; i < MR; ++i) put_plane(code_pixel(row + i, channel), Simd::reached(sum[i][j], first));
+        for (int i = 0; i < MR; ++i) low[i] |= uint64_t{Simd::reached(sum[i][j], first)} << (j * Simd::kLanes);
         continue;
       }
-      const auto second = load_like(sum[0][j], params + params_stride + channel);
-      const auto third = load_like(sum[0][j], params + 2 * params_stride + channel);
+      const auto second = load_like(sum[0][j], threshold + params_stride);
+      const auto third = load_like(sum[0][j], threshold + 2 * params_stride);
       DOREFA_UNROLL
       for (int i = 0; i < MR; ++i) {
-        const uint32_t high = Simd::reached(sum[i][j], second);
-        const uint32_t low = (Simd::reached(sum[i][j], first) & ~high) | Simd::reached(sum[i][j], third);
-        uint8_t* pixel = code_pixel(row + i, channel);
-        put_plane(pixel, low);
-        put_plane(pixel + next->plane_words * 4, high);
+        const uint32_t is_high = Simd::reached(sum[i][j], second);
+        const uint32_t is_odd = (Simd::reached(sum[i][j], first) & ~is_high) | Simd::reached(sum[i][j], third);
+        low[i] |= uint64_t{is_odd} << (j * Simd::kLanes);
+        high[i] |= uint64_t{is_high} << (j * Simd::kLanes);
       }
+    }
+    DOREFA_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      uint8_t* pixel = code_pixel(row + i, channel);
+      std::memcpy(pixel, &low[i], NR * Simd::kLanes / 8);
+      if (levels > 1) std::memcpy(pixel + next->plane_words * 4, &high[i], NR * Simd::kLanes / 8);
     }
   }
 
@@ -90,7 +98,9 @@ struct Sink {
 
   template <int MR, int NR, class Sum>
   DOREFA_INLINE void put_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
-    if (levels <= 3 && next->op.format == Format::kBits) return put_few_thresholds<MR, NR>(row, channel, sum);
+    if (levels <= 3 && next->op.format == Format::kBits && next->op.groups == 1) {
+      return put_few_thresholds<MR, NR>(row, channel, sum);
+    }
     DOREFA_UNROLL
     for (int j = 0; j < NR; ++j, channel += Simd::kLanes) {
       Simd::Ints code[MR];

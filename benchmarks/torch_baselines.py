@@ -1,0 +1,119 @@
+"""The same products in PyTorch, where it is installed (`pip install '.[bench]'`): float32, bfloat16, int8."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def is_installed() -> bool:
+  """Whether PyTorch can be imported."""
+  return importlib.util.find_spec("torch") is not None
+
+
+def dense(x: np.ndarray, outputs: int) -> dict[str, Callable[[], Any]]:
+  """Dense layers without bias, from float32 to float32."""
+  torch, nn = _torch()
+  given = torch.from_numpy(x)
+  layer = nn.Linear(x.shape[1], outputs, bias=False)
+  narrow = nn.Linear(x.shape[1], outputs, bias=False).bfloat16()
+  quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)
+  return _without_gradients(
+    {
+      "torch float32": lambda: layer(given),
+      "torch bfloat16": lambda: narrow(given.bfloat16()).float(),
+      "torch int8": lambda: quantized(given),
+    }
+  )
+
+
+def conv(x: np.ndarray, outputs: int, kernel: int) -> dict[str, Callable[[], Any]]:
+  """Square convolutions, padded to the same size, without bias, from float32 to float32."""
+  torch, nn = _torch()
+  given = torch.from_numpy(x).permute(0, 3, 1, 2)
+  options = {"padding": kernel // 2, "bias": False}
+  layer = nn.Conv2d(x.shape[3], outputs, kernel, **options).to(memory_format=torch.channels_last)
+  narrow = nn.Conv2d(x.shape[3], outputs, kernel, **options).to(memory_format=torch.channels_last).bfloat16()
+  quantized = torch.ao.nn.quantized.Conv2d(x.shape[3], outputs, kernel, **options)
+  quantized.scale = 0.1
+  return _without_gradients(
+    {
+      "torch float32": lambda: layer(given),
+      "torch bfloat16": lambda: narrow(given.bfloat16()).float(),
+      "torch int8": lambda: quantized(torch.quantize_per_tensor(given, 1 / 255, 0, torch.quint8)).dequantize(),
+    }
+  )
+
+
+def network(x: np.ndarray, layers: list[tuple[int, int, int, int, bool]]) -> dict[str, Callable[[], Any]]:
+  """A chain of convolutions with ReLU, and a dense layer of 10 outputs, in evaluation.
+
+  Args:
+    x: float32 [batch, height, width, channels].
+    layers: (inputs, outputs, kernel, padding, is_pooled) of each convolution.
+
+  Returns:
+    {name: forward pass}; int8 is static, the first layer included.
+  """
+  torch, nn = _torch()
+  given = torch.from_numpy(x).permute(0, 3, 1, 2)
+
+  def build() -> Any:
+    modules = []
+    for inputs, outputs, kernel, padding, is_pooled in layers:
+      modules += [nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.ReLU(inplace=True)]
+      modules += [nn.MaxPool2d(2)] if is_pooled else []
+    modules += [nn.Flatten(), nn.Linear(layers[-1][1], 10)]
+    return nn.Sequential(*modules).eval().to(memory_format=torch.channels_last)
+
+  plain, narrow = build(), build().bfloat16()
+  quantized = []
+  for inputs, outputs, kernel, padding, is_pooled in layers:
+    layer = torch.ao.nn.intrinsic.quantized.ConvReLU2d(inputs, outputs, kernel, padding=padding)
+    layer.scale, layer.zero_point = 0.02, 0
+    quantized.append((layer, is_pooled))
+  last = torch.ao.nn.quantized.Linear(layers[-1][1], 10)
+  last.scale = 0.1
+
+  def int8() -> Any:
+    y = torch.quantize_per_tensor(given, 1 / 255, 0, torch.quint8)
+    for layer, is_pooled in quantized:
+      y = layer(y)
+      y = torch.max_pool2d(y, 2) if is_pooled else y
+    return last(y.flatten(1)).dequantize()
+
+  return _without_gradients(
+    {
+      "torch float32": lambda: plain(given),
+      "torch bfloat16": lambda: narrow(given.bfloat16()).float(),
+      "torch int8": int8,
+    }
+  )
+
+
+def _torch() -> tuple[Any, Any]:
+  os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+  warnings.filterwarnings("ignore")
+  import torch
+
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.backends.quantized.engine = "onednn"
+  return torch, torch.nn
+
+
+def _without_gradients(runs: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+  torch, _ = _torch()
+
+  def wrap(run: Callable[[], Any]) -> Callable[[], None]:
+    def call() -> None:
+      with torch.no_grad():
+        run()
+
+    return call
+
+  return {name: wrap(run) for name, run in runs.items()}
