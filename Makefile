@@ -4,7 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+SANITIZED := build/sanitized
+NATIVE := dorefa_jax/kernels/src
+
+.PHONY: sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -28,13 +31,34 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
+# The compiled kernels with AddressSanitizer and UndefinedBehaviorSanitizer, on every path that the processor has.
+sanitize: $(VENV)/.test $(SANITIZED)/library.so
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
+	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py
+
+$(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
+	mkdir -p $(SANITIZED)
+	ls $(NATIVE)/*.cc | grep -v handlers.cc | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off \
+	  -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -c {} -o $(SANITIZED)/$$(basename {}).o'
+	$(CXX) -shared -fsanitize=address,undefined $(SANITIZED)/*.o -o $@ -pthread
+
 # Built, then imported where nothing but the wheel and what it asks for is installed.
 wheel: $(VENV)/.test
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
 	$(PYTHON) -m venv --clear build/wheel/venv
 	build/wheel/venv/bin/pip install -q -c constraints.txt build/wheel/*.whl
-	cd build/wheel && venv/bin/python -W error -c "import dorefa_jax as d; print(d.__version__, d.BitWidths(1, 2, 4))"
+	cd build/wheel && venv/bin/python -W error -c \
+	  "import dorefa_jax as d; print(d.__version__, d.BitWidths(1, 2, 4), d.kernels.available())"
+
+# The installation must succeed where nothing compiles, and say what is missing.
+no-compiler: $(VENV)/.core
+	rm -rf build/no_compiler && mkdir -p build/no_compiler
+	git archive --prefix=source/ HEAD | tar -x -C build/no_compiler
+	CC=false CXX=false $(BIN)/pip install -q --no-deps --target build/no_compiler/site build/no_compiler/source
+	cd build/no_compiler && PYTHONPATH=site $(CURDIR)/$(BIN)/python -W error -c \
+	  "import dorefa_jax; found = dorefa_jax.kernels.available(); print(found); assert found.path == 'xla', found"
 
 notebooks: $(VENV)/.notebooks
 	PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/python -m pytest -q -p no:xdist --nbmake notebooks tests/notebooks
@@ -47,8 +71,10 @@ small-sweep: $(VENV)/.core
 
 benchmark: $(VENV)/.core
 	taskset -c 1 $(BIN)/python -m benchmarks.training_step
+	taskset -c 1 $(BIN)/python -m benchmarks.kernels
+	taskset -c 1 $(BIN)/python -m benchmarks.inference
 
-check: lint types test doctest wheel notebooks small-sweep
+check: lint types test doctest sanitize wheel no-compiler notebooks small-sweep
 
 # Needs uv; the result names versions, no hosts.
 constraints:
@@ -60,7 +86,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/*) | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e .
 	touch $@
 

@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
   flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
+  config, steps, state = restore_trial(directory, channels=3)
   if not mat.is_file():
     raise UsageError(f"--mat: no file {flags.mat!r}")
-  config, steps, state = restore_trial(directory, channels=3)
   split = read_mat(mat)
   bits = parse_bits(flags.bits or config.bits, "--bits")
   accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
-from experiments import evaluate, sweep, train
+from experiments import evaluate, freeze, predict, sweep, train
 from experiments.records import write_json
 
 SMALL = [
@@ -134,6 +135,31 @@ def test_evaluate_reads_other_images(capfd, trained, tmp_path):
   fails(capfd, evaluate.main, [f"--workdir={trained}", "--mat=/nowhere"], "--mat: no file")
   fails(capfd, evaluate.main, [f"--workdir={tmp_path}", "--mat=x"], "--workdir", "config.json")
   fails(capfd, evaluate.main, [f"--workdir={trained}", f"--mat={tmp_path / 'a.mat'}", "--bits=0,1,2"], "--bits")
+
+
+def test_freeze_and_predict(capfd, trained, tmp_path):
+  model = tmp_path / "model.dorefa"
+  assert freeze.main([f"--workdir={trained}", f"--output={model}", "--bits=1,2,4"]) == 0
+  out = capfd.readouterr().out
+  assert "integer segment" in out
+  assert f"{model.stat().st_size:,} bytes" in out
+  assert "on 40 test images" in out
+  assert "0 read differently" in out
+  picture = tmp_path / "digit.png"
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 37, 3)).astype(np.uint8)).save(picture)
+  assert predict.main([str(model), str(picture), str(picture)]) == 0
+  assert capfd.readouterr().out.count(f"{picture}: class ") == 2
+  fails(capfd, freeze.main, [f"--workdir={tmp_path}"], "--workdir", "config.json")
+  fails(capfd, freeze.main, [f"--workdir={trained}", "--output=/nowhere/x"], "--output: no directory")
+  fails(capfd, freeze.main, [f"--workdir={trained}", "--mat=/nowhere"], "--mat: no file")
+  fails(capfd, freeze.main, [f"--workdir={trained}", "--bits=1,2"], "--bits")
+  fails(capfd, predict.main, [str(tmp_path / "none"), str(picture)], "none cannot be read: No such file")
+  fails(capfd, predict.main, [str(picture), str(picture)], "no packed model")
+  fails(capfd, predict.main, [str(model), str(tmp_path / "none.png")], "no file")
+  fails(capfd, predict.main, [str(model), str(model)], "cannot be read as a picture")
+  damaged = tmp_path / "damaged.dorefa"
+  damaged.write_bytes(model.read_bytes()[:-100])
+  fails(capfd, predict.main, [str(damaged), str(picture)], "damaged or cut off")
 
 
 def test_a_diverged_trial_stops_with_a_reason(capfd, tmp_path):
