@@ -1,4 +1,4 @@
-# `make sweep` and `make test` need python3 and make, nothing else.
+# `make sweep` and `make test` need python3 and make, nothing else; a C++ compiler gives them the compiled kernels.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -90,10 +90,16 @@ $(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/*) |
 	$(BIN)/pip install -q -c constraints.txt -e .
 	touch $@
 
+# What extras ask for, without installing, and compiling, the package a second time.
+install_extras = $(BIN)/python -c "import sys, tomllib; \
+  extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+  print(*(line for name in sys.argv[1:] for line in extras[name]), sep='\n')" $(1) > $(VENV)/extras.txt && \
+  $(BIN)/pip install -q -c constraints.txt -r $(VENV)/extras.txt
+
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/pip install -q -c constraints.txt -e '.[test,tensorboard]'
+	$(call install_extras,test tensorboard)
 	touch $@
 
 $(VENV)/.notebooks: $(VENV)/.test
-	$(BIN)/pip install -q -c constraints.txt -e '.[notebooks]'
+	$(call install_extras,notebooks)
 	touch $@

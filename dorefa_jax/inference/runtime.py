@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -102,20 +102,38 @@ def pack_layer(layer: Conv) -> tuple[np.ndarray, np.ndarray]:
 def segment_in_xla(segment: Segment, x: jax.Array) -> jax.Array:
   """A segment in XLA, for platforms without compiled kernels: the same codes, in floats or int32."""
   is_nan = jnp.any(jnp.isnan(x), axis=(1, 2, 3), keepdims=True)
-  y = jnp.where(is_nan, jnp.zeros((), x.dtype), x)
+  *_, y = _layer_outputs(segment, jnp.where(is_nan, jnp.zeros((), x.dtype), x))
+  return jnp.where(is_nan, jnp.float32(jnp.nan), y)
+
+
+def layer_codes(segment: Segment, x: jax.Array) -> list[jax.Array]:
+  """What the layers of a segment pass on, for looking at: the codes of all but the last.
+
+  Args:
+    segment: of a packed model's graph.
+    x: float32 [batch, *segment.input_shape].
+
+  Returns:
+    float32 [batch, height, width, channels] for each layer, whole numbers.
+  """
+  return list(_layer_outputs(segment, x))[:-1]
+
+
+def _layer_outputs(segment: Segment, x: jax.Array) -> Iterator[jax.Array]:
   first = segment.layers[0]
   assert isinstance(first, Conv)
+  y = x
   if first.activation_bits is not None:
     levels = jnp.float32(2**first.activation_bits - 1)
     y = jnp.round(jnp.clip(y, 0, 1) * levels)
   for index, layer in enumerate(segment.layers):
     if isinstance(layer, MaxPool):
-      y = lax.reduce_window(y, np.float32(0), lax.max, (1, *layer.window, 1), (1, *layer.strides, 1),
-                            ((0, 0), *layer.padding, (0, 0)))  # fmt: skip
-      continue
-    following = next((later for later in segment.layers[index + 1 :] if isinstance(later, Conv)), None)
-    y = _output(layer, _sums(layer, y), following)
-  return jnp.where(is_nan, jnp.float32(jnp.nan), y)
+      windows, strides = (1, *layer.window, 1), (1, *layer.strides, 1)
+      y = lax.reduce_window(y, np.float32(0), lax.max, windows, strides, ((0, 0), *layer.padding, (0, 0)))
+    else:
+      following = next((later for later in segment.layers[index + 1 :] if isinstance(later, Conv)), None)
+      y = _output(layer, _sums(layer, y), following)
+    yield y
 
 
 def _sums(layer: Conv, x: jax.Array) -> jax.Array:
