@@ -111,6 +111,11 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
     raise ValueError(
       f"{place} has parameters {layer.parameters.dtype} {layer.parameters.shape}, not {dtype} {expected}"
     )
+  # Codes that fell, or skipped, where sums rise would not commute with max pooling.
+  if layer.output is Output.THRESHOLDS and not (layer.parameters[1:] >= layer.parameters[:-1]).all():
+    raise ValueError(f"{place} has thresholds that are not in order")
+  if layer.output is Output.AFFINE and not ((layer.parameters[0] >= 0) & np.isfinite(layer.parameters)).all():
+    raise ValueError(f"{place} has a line that falls, or is not finite")
   is_grouped = layer.groups > 1 or (following is not None and following.groups > 1)
   if following is not None and is_grouped and (outputs // layer.groups % 32 or following.weights.shape[2] % 32):
     raise ValueError(f"{place} has groups between codes that are no multiple of 32 channels")

@@ -217,7 +217,78 @@ void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* r
   }
 }
 
-void convolve(const Step& step, const Buffers& buffers, const uint32_t* input, int64_t images, Sink sink) {
+// Whether a pooling's windows lie side by side: sums are then pooled before they become codes, of
+// which there are fewer. Codes do not fall where sums rise, so that both orders give the same.
+bool pools_sums(const Step& pool) {
+  const Op& op = pool.op;
+  return op.kind == Kind::kPool && op.kernel_height == op.stride_height && op.kernel_width == op.stride_width &&
+         op.dilation_height == 1 && op.dilation_width == 1 && pool.padded_height == op.height &&
+         pool.padded_width == op.width;
+}
+
+template <class Sum>
+DOREFA_INLINE Sum load_sum(const uint32_t* p) {
+  if constexpr (std::is_same_v<Sum, Simd::Floats>) {
+    return Simd::load_floats(reinterpret_cast<const float*>(p));
+  } else {
+    return Simd::load(p);
+  }
+}
+
+// Pools a strip of sums, [kernel height][width][stride], into the codes of one row.
+template <class Sum>
+void pool_strip(const Step& pool, const uint32_t* sums, int64_t stride, const Sink& sink, int64_t first_row) {
+  const Op& op = pool.op;
+  for (int64_t x = 0; x < pool.out_width; ++x) {
+    const uint32_t* window = sums + x * op.kernel_width * stride;
+    for (int64_t channel = 0; channel < stride; channel += Simd::kLanes) {
+      Sum largest[1][1] = {{load_sum<Sum>(window + channel)}};
+      for (int64_t v = 0; v < op.kernel_height; ++v) {
+        for (int64_t u = v == 0 ? 1 : 0; u < op.kernel_width; ++u) {
+          const uint32_t* other = window + (v * op.width + u) * stride + channel;
+          largest[0][0] = Simd::larger(largest[0][0], load_sum<Sum>(other));
+        }
+      }
+      sink.put<1, 1>(first_row + x, channel, largest);
+    }
+  }
+}
+
+void multiply(const Product& p, const Sink& sink) {
+  switch (p.step->op.format) {
+    case Format::kBits: return multiply_group<Format::kBits>(p, sink);
+    case Format::kBytes: return multiply_group<Format::kBytes>(p, sink);
+    case Format::kFloats: return multiply_group<Format::kFloats>(p, sink);
+  }
+}
+
+// The products of one group, strip by strip of the pooling that follows.
+void multiply_pooled(Product p, Sink sink, const Step& pool, uint32_t* sums, int64_t images) {
+  const Step& step = *p.step;
+  const int64_t pixels = step.out_height * step.out_width;
+  const int32_t* offsets = p.row_offsets;
+  const int32_t* row_sums = sink.row_sums;
+  p.rows = pool.op.kernel_height * step.out_width;
+  for (int64_t i = 0; i < images; ++i) {
+    for (int64_t y = 0; y < pool.out_height; ++y) {
+      const int64_t begin = i * pixels + y * p.rows;
+      p.row_offsets = offsets + begin;
+      sink.row_sums = row_sums ? row_sums + begin : nullptr;
+      sink.sums = sums;
+      multiply(p, sink);
+      sink.sums = nullptr;
+      const int64_t row = (i * pool.out_height + y) * pool.out_width;
+      if (step.op.format == Format::kFloats) {
+        pool_strip<Simd::Floats>(pool, sums, sink.params_stride, sink, row);
+      } else {
+        pool_strip<Simd::Ints>(pool, sums, sink.params_stride, sink, row);
+      }
+    }
+  }
+}
+
+void convolve(const Step& step, const Step* pool, const Buffers& buffers, const uint32_t* input, int64_t images,
+              Sink sink) {
   const int64_t pixels = step.out_height * step.out_width;
   Product p{&step, nullptr, buffers.row_offsets, images * pixels, nullptr, 0, 0};
   const int64_t bits = step.op.format == Format::kBits ? step.op.weight_bits : 1;
@@ -238,10 +309,10 @@ void convolve(const Step& step, const Buffers& buffers, const uint32_t* input, i
     Sink group = sink;
     group.params += g * params;
     if (sink.floats) group.floats += sink.first;
-    switch (step.op.format) {
-      case Format::kBits: multiply_group<Format::kBits>(p, group); break;
-      case Format::kBytes: multiply_group<Format::kBytes>(p, group); break;
-      case Format::kFloats: multiply_group<Format::kFloats>(p, group); break;
+    if (pool) {
+      multiply_pooled(p, group, *pool, buffers.pooled_sums, images);
+    } else {
+      multiply(p, group);
     }
   }
 }
@@ -270,13 +341,20 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
       }
       continue;
     }
+    const Step* pool = next && pools_sums(*next) ? next : nullptr;
+    if (pool) next = &program.steps[++s + 1];
+    const Step& out = pool ? *pool : step;  // whose pixels the codes are of
     int32_t* row = buffers.row_offsets;
     int32_t* code = buffers.code_offsets;
     for (int64_t i = 0; i < images; ++i) {
       for (int64_t v = 0; v < step.out_height; ++v) {
         for (int64_t u = 0; u < step.out_width; ++u) {
           *row++ = pixel_offset(step, i, v * step.op.stride_height, u * step.op.stride_width);
-          if (next) *code++ = pixel_offset(*next, i, v + next->op.pad_top, u + next->op.pad_left);
+        }
+      }
+      for (int64_t v = 0; next && v < out.out_height; ++v) {
+        for (int64_t u = 0; u < out.out_width; ++u) {
+          *code++ = pixel_offset(*next, i, v + next->op.pad_top, u + next->op.pad_left);
         }
       }
     }
@@ -294,7 +372,7 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
       sink.floats = y;
       sink.float_stride = step.op.outputs;
     }
-    convolve(step, buffers, input, images, sink);
+    convolve(step, pool, buffers, input, images, sink);
   }
   for (int64_t i = 0; i < images; ++i) {
     if (buffers.nan[i]) std::fill_n(y + i * program.out_size, program.out_size, std::numeric_limits<float>::quiet_NaN());

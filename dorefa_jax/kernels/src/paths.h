@@ -15,6 +15,7 @@ struct Buffers {
   int32_t* word_sums;     // of one plane
   int32_t* column_sums;   // of one row
   uint32_t* pooled_rows;  // a row of each plane
+  uint32_t* pooled_sums;  // the rows of a pooling's window, of one group
   int32_t* row_sums;
   int32_t* row_offsets;
   int32_t* code_offsets;

@@ -54,18 +54,21 @@ int64_t block_size(const Program& program, int64_t images, int64_t threads) {
 
 // Lays a block's buffers out in this thread's scratch, padding zeroed.
 Buffers lay_out(const Program& program, int64_t images) {
-  int64_t windows = 0, plane = 0, row = 0;
-  for (const Step& step : program.steps) {
+  int64_t windows = 0, plane = 0, row = 0, strip = 0;
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    const Step& step = program.steps[i];
     windows = std::max(windows, step.out_height * step.out_width);
     plane = std::max(plane, step.plane_words);
     row = std::max(row, step.row_words);
+    if (step.op.kind == Kind::kPool && i > 0) {
+      strip = std::max(strip, step.op.kernel_height * int64_t{step.op.width} * program.steps[i - 1].padded_outputs());
+    }
   }
   std::vector<int64_t> sizes;
   for (const Step& step : program.steps) sizes.push_back(images * step.image_words * 4 + kTail);
-  const int64_t operands = static_cast<int64_t>(sizes.size());
-  for (int64_t bytes : {plane * 4, row * 4, row * 4 * kMaxBits, images * windows * 4, images * windows * 4, images * windows * 4, images}) {
-    sizes.push_back(bytes);
-  }
+  const size_t operands = sizes.size();
+  sizes.insert(sizes.end(), {plane * 4, row * 4, row * 4 * kMaxBits, strip * 4, images * windows * 4,
+                             images * windows * 4, images * windows * 4, images});
   int64_t total = 0;
   for (int64_t& size : sizes) total += size = round_up(size, kAlignment);
 
@@ -77,15 +80,18 @@ Buffers lay_out(const Program& program, int64_t images) {
     at += size;
   }
   std::memset(parts[0], 0, parts[operands] - parts[0]);
+  auto words = [&](size_t part) { return reinterpret_cast<uint32_t*>(parts[part]); };
+  auto counts = [&](size_t part) { return reinterpret_cast<int32_t*>(parts[part]); };
   Buffers buffers;
-  for (int64_t i = 0; i < operands; ++i) buffers.inputs.push_back(reinterpret_cast<uint32_t*>(parts[i]));
-  buffers.word_sums = reinterpret_cast<int32_t*>(parts[operands]);
-  buffers.column_sums = reinterpret_cast<int32_t*>(parts[operands + 1]);
-  buffers.pooled_rows = reinterpret_cast<uint32_t*>(parts[operands + 2]);
-  buffers.row_sums = reinterpret_cast<int32_t*>(parts[operands + 3]);
-  buffers.row_offsets = reinterpret_cast<int32_t*>(parts[operands + 4]);
-  buffers.code_offsets = reinterpret_cast<int32_t*>(parts[operands + 5]);
-  buffers.nan = parts[operands + 6];
+  for (size_t i = 0; i < operands; ++i) buffers.inputs.push_back(words(i));
+  buffers.word_sums = counts(operands);
+  buffers.column_sums = counts(operands + 1);
+  buffers.pooled_rows = words(operands + 2);
+  buffers.pooled_sums = words(operands + 3);
+  buffers.row_sums = counts(operands + 4);
+  buffers.row_offsets = counts(operands + 5);
+  buffers.code_offsets = counts(operands + 6);
+  buffers.nan = parts[operands + 7];
   return buffers;
 }
 

@@ -13,6 +13,10 @@ struct Simd {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
+  static DOREFA_INLINE Ints larger(Ints a, Ints b) { return _mm256_max_epi32(a, b); }
+  static DOREFA_INLINE Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+  static DOREFA_INLINE void store(uint32_t* p, Ints x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static DOREFA_INLINE void store(uint32_t* p, Floats x) { _mm256_storeu_ps(reinterpret_cast<float*>(p), x); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 
   // Counts by nibbles, in bytes; `flush_bits` adds the four bytes of a lane.

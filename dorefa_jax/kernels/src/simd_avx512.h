@@ -11,6 +11,10 @@ struct Simd {
   static DOREFA_INLINE Ints zero() { return _mm512_setzero_si512(); }
   static DOREFA_INLINE Ints load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static DOREFA_INLINE Ints broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+  static DOREFA_INLINE Ints larger(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+  static DOREFA_INLINE Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static DOREFA_INLINE void store(uint32_t* p, Ints x) { _mm512_storeu_si512(p, x); }
+  static DOREFA_INLINE void store(uint32_t* p, Floats x) { _mm512_storeu_ps(reinterpret_cast<float*>(p), x); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 
   static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {

@@ -39,6 +39,19 @@ struct Simd {
     return each([&](int i) { return a.lane[i] + b.lane[i]; });
   }
 
+  static DOREFA_INLINE Ints larger(const Ints& a, const Ints& b) {
+    return each([&](int i) {
+      return static_cast<int32_t>(a.lane[i]) > static_cast<int32_t>(b.lane[i]) ? a.lane[i] : b.lane[i];
+    });
+  }
+  static DOREFA_INLINE Floats larger(const Floats& a, const Floats& b) {
+    return each_float([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  template <class Lanes>
+  static DOREFA_INLINE void store(uint32_t* p, const Lanes& x) {
+    std::memcpy(p, &x, sizeof x);
+  }
+
   static DOREFA_INLINE int32_t count_bits(uint32_t x) {
     x = x - ((x >> 1) & 0x55555555u);
     x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);

@@ -12,6 +12,8 @@ struct Sink {
   float* floats;            // [row][float_stride]
   int64_t float_stride;
 
+  uint32_t* sums;           // [row][params_stride], instead of everything below, where a pooling follows
+
   const Step* next;         // whose input the codes are
   uint32_t* codes;
   const int32_t* code_offsets;  // word offset of each row's pixel
@@ -19,10 +21,21 @@ struct Sink {
   // Takes a tile of sums, integers or floats.
   template <int MR, int NR, class Sum>
   DOREFA_INLINE void put(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    if (sums) return put_sums<MR, NR>(row, channel, sum);
     switch (output) {
       case Output::kFloats: return put_floats<MR, NR>(row, channel, sum);
       case Output::kAffine: return put_affine<MR, NR>(row, channel, sum);
       case Output::kThresholds: return put_thresholds<MR, NR>(row, channel, sum);
+    }
+  }
+
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void put_sums(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
+    uint32_t* to = sums + row * params_stride + channel;
+    DOREFA_UNROLL
+    for (int i = 0; i < MR; ++i, to += params_stride) {
+      DOREFA_UNROLL
+      for (int j = 0; j < NR; ++j) Simd::store(to + j * Simd::kLanes, sum[i][j]);
     }
   }
 
