@@ -37,6 +37,7 @@ def interleaved(
   times: dict[str, list[float]] = {name: [] for name in variants}
   for _ in range(rounds):
     for name, run in variants.items():
+      jax.block_until_ready(run())  # not timed: pages that the variant before it gave back are mapped anew
       start = time.process_time()
       for _ in range(calls[name]):
         jax.block_until_ready(run())

@@ -17,6 +17,14 @@ from dorefa_jax.kernels.program import Kind, Op, encode, field_index
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
+MAX_BIT_PRODUCTS = 5
+"""W A up to which bits are faster than bytes; measured by `benchmarks.kernels`, as the next ones."""
+FEW_ROWS = 6
+"""Rows up to which each weight is read for one tile only."""
+MAX_BIT_PRODUCTS_CACHED, MAX_BIT_PRODUCTS_UNCACHED = 8, 24
+CACHED_WEIGHTS = 2**21
+"""Weights that, as bytes, stay in a core's own caches."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +54,7 @@ def pack_weights(
   bits: Bits,
   activation_bits: Bits,
   groups: int = 1,
+  rows: int | None = None,
   format: Format | None = None,
 ) -> PackedWeights:
   """Packs codes of weights for `conv` and `dot`.
@@ -57,6 +66,7 @@ def pack_weights(
     bits: W, 1 to 8; may be traced, and then the words have room for the widest.
     activation_bits: A of the products to come, by which the format is chosen; may be traced.
     groups: of the convolution.
+    rows: of the products to come, images times pixels of the result; None for many.
     format: BITS or BYTES instead of the chosen one.
 
   Returns:
@@ -86,7 +96,9 @@ def pack_weights(
     raise ValueError(f"scale must be a scalar or [{shape[3]}], got shape {scale.shape}")
   taps = height * width, shape[2], shape[3]
   codes = codes.reshape(taps)
-  chosen = best_format(bits, activation_bits) if format is None else format
+  chosen = format
+  if chosen is None:
+    chosen = best_format(bits, activation_bits, rows=rows, weights=codes.size)
   if isinstance(bits, int) and isinstance(chosen, Format):
     words = weight_words(chosen, bits, taps, groups)
   else:
@@ -195,13 +207,27 @@ def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: st
   return conv(x[:, None, None, :], weights, activation_bits=activation_bits, path=path)[:, 0, 0, :]
 
 
-def best_format(weight_bits: Bits, activation_bits: Bits) -> Format | jax.Array:
-  """BITS where W A <= 5, else BYTES.
+def best_format(
+  weight_bits: Bits, activation_bits: Bits, *, rows: int | None = None, weights: int = 0
+) -> Format | jax.Array:
+  """The format in which a product is faster: BITS where W A is small.
 
-  A 512-bit AND, popcount and addition are three instructions for 512 one-bit products; a VNNI
-  instruction is one for 64 products of bytes: 683 / (W A) to 128 in a cycle.
+  A 512-bit AND, popcount and addition are three instructions for 512 one-bit products, where a
+  VNNI instruction multiplies 64 bytes: they are equal at W A = 5.3. A product of few rows waits for
+  its weights instead, of which bits are fewer.
+
+  Args:
+    weight_bits, activation_bits: W and A; may be traced.
+    rows: of the product: images times pixels of the result; None for many.
+    weights: how many there are.
+
+  Returns:
+    The format, an int32 array where a width is traced.
   """
-  is_bits = weight_bits * activation_bits <= 5
+  limit = MAX_BIT_PRODUCTS
+  if rows is not None and rows <= FEW_ROWS:
+    limit = MAX_BIT_PRODUCTS_UNCACHED if weights > CACHED_WEIGHTS else MAX_BIT_PRODUCTS_CACHED
+  is_bits = weight_bits * activation_bits <= limit
   if isinstance(is_bits, bool):
     return Format.BITS if is_bits else Format.BYTES
   return jnp.where(is_bits, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
