@@ -193,7 +193,14 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
   panels = convolution.to_weights(weights)
   scale = scale.astype(jnp.float32)
   if available().is_compiled:
-    packed = pack_weights(panels, scale, bits=bits.weights, activation_bits=bits.activations, groups=convolution.groups)
+    packed = pack_weights(
+      panels,
+      scale,
+      bits=bits.weights,
+      activation_bits=bits.activations,
+      groups=convolution.groups,
+      rows=math.prod(images.shape[:3]),
+    )
     y = kernel_conv(
       images,
       packed,

@@ -96,9 +96,7 @@ def pack_weights(
     raise ValueError(f"scale must be a scalar or [{shape[3]}], got shape {scale.shape}")
   taps = height * width, shape[2], shape[3]
   codes = codes.reshape(taps)
-  chosen = format
-  if chosen is None:
-    chosen = best_format(bits, activation_bits, rows=rows, weights=codes.size)
+  chosen = best_format(bits, activation_bits, rows=rows, weights=codes.size) if format is None else format
   if isinstance(bits, int) and isinstance(chosen, Format):
     words = weight_words(chosen, bits, taps, groups)
   else:
