@@ -205,7 +205,8 @@ def _product(
     if backend == "auto":
       return emulated(x, w, bits)
     raise ValueError(f"backend 'integer': {error}; use 'auto' or 'emulated'") from error
-  if backend == "auto" and not integer.wins(convolution, bits):
+  is_float32 = x.dtype == w.dtype == jnp.float32
+  if backend == "auto" and not (is_float32 and integer.wins(convolution, bits)):
     return emulated(x, w, bits)
   dtype = jnp.result_type(x) if dtype is None else dtype
 

@@ -38,9 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   if len(packed.input_shape) != 3 or packed.input_shape[0] != packed.input_shape[1]:
     raise UsageError(f"{flags.model} takes inputs of shape {packed.input_shape}, no square pictures")
   size, _, channels = packed.input_shape
+  if channels not in (1, 3):
+    raise UsageError(f"{flags.model} takes pictures of {channels} channels, not of 1 or 3")
   pictures = [read_picture(pathlib.Path(name), channels) for name in flags.images]
   for name, picture in zip(flags.images, pictures):
-    probabilities = np.asarray(jax.nn.softmax(packed(to_unit(resize(jnp.asarray(picture)[None], size)))[0]))
+    logits = packed(to_unit(resize(jnp.asarray(picture)[None], size)))[0]
+    if logits.ndim != 1:
+      raise UsageError(f"{flags.model} gives an array of shape {logits.shape} for a picture, not one number a class")
+    probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-probabilities)[:SHOWN]
     print(f"{name}: class {best[0]}  (" + ", ".join(f"{index}: {probabilities[index]:.1%}" for index in best) + ")")
   return 0

@@ -136,6 +136,8 @@ def _cone(end: int, makers: Mapping[int, Equation], seen: set[int]) -> tuple[lis
 
 def _is_flatten(equation: Equation, makers: Mapping[int, Equation]) -> bool:
   source = makers.get(equation.dynamic[0])
+  if equation.params.get("dimensions") is not None:  # transposed on the way
+    return False
   return source is not None and len(source.shape) in (3, 4) and equation.shape == (1, int(np.prod(source.shape)))
 
 
@@ -175,6 +177,8 @@ def _pool_of(value: int, makers: Mapping[int, Equation]) -> tuple[Pool, int, lis
     spatial_only = spatial_only and tuple(padding[0]) == tuple(padding[3]) == (0, 0)
     if not dilated and spatial_only:
       pads = tuple((int(low), int(high)) for low, high in padding[1:3])
+      if any(max(pair) >= size for pair, size in zip(pads, window[1:3])):
+        return None  # a window of padding alone has no code
       return Pool(window[1:3], strides[1:3], (pads[0], pads[1])), maker.dynamic[0], [value]
   if maker.name == "reduce_max" and tuple(params["axes"]) == (2, 4):
     split = makers.get(maker.dynamic[0])

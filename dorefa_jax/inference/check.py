@@ -16,7 +16,8 @@ from dorefa_jax.inference.runtime import apply_float_node
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.program import Output
 
-MAX_NODES = 100_000
+MAX_NODES = 2000
+"""Float operations, and layers of segments, together."""
 MAX_ELEMENTS = 2**28
 """Of any value of one image: a gigabyte of floats."""
 MAX_WORK = 2**36
@@ -32,8 +33,9 @@ def check_graph(graph: Graph) -> None:
   Raises:
     ValueError: says which node is wrong, and how.
   """
-  if len(graph.nodes) > MAX_NODES:
-    raise ValueError(f"a model has at most {MAX_NODES} operations, got {len(graph.nodes)}")
+  count = sum(len(node.layers) if isinstance(node, Segment) else 1 for node in graph.nodes)
+  if count > MAX_NODES:
+    raise ValueError(f"a model has at most {MAX_NODES} operations, got {count}")
   _check_size(graph.input_shape, "the image")
   shapes = {0: jax.ShapeDtypeStruct((1, *graph.input_shape), jnp.float32)}
   for index, node in enumerate(graph.nodes):
@@ -59,7 +61,8 @@ def _check_segment(segment: Segment, given: tuple[int, ...], place: str) -> None
   layers = segment.layers
   if not layers or not isinstance(layers[0], Conv) or not isinstance(layers[-1], Conv):
     raise ValueError(f"{place} does not begin and end with a convolution")
-  if math.prod(given) != math.prod(segment.input_shape):
+  is_same = [size for size in given if size != 1] == [size for size in segment.input_shape if size != 1]
+  if not is_same or given[:1] != (1,):
     raise ValueError(f"{place} takes {segment.input_shape}, got {given}")
   convolutions = [layer for layer in layers if isinstance(layer, Conv)]
   following = dict(zip(map(id, convolutions), [*convolutions[1:], None]))
@@ -146,6 +149,8 @@ def _window_shape(
 def _check_float_node(node: FloatNode, inputs: list[jax.ShapeDtypeStruct], place: str) -> jax.ShapeDtypeStruct:
   if node.name not in FLOAT_OPS:
     raise ValueError(f"{place} is the unknown operation {node.name!r}")
+  if any(abs(number) > 2**31 for number in _numbers(node.parameters)):
+    raise ValueError(f"{place}, {node.name!r}, has a parameter beyond 32 bits")
   batched = [jax.ShapeDtypeStruct((2, *value.shape), value.dtype) for value in inputs]
   try:
     with warnings.catch_warnings():
@@ -156,12 +161,22 @@ def _check_float_node(node: FloatNode, inputs: list[jax.ShapeDtypeStruct], place
   if not isinstance(result, jax.ShapeDtypeStruct):
     raise ValueError(f"{place}, '{node.name}', gives no array")
   _check_size(result.shape[1:], place)
-  constants = [value for value in node.inputs if isinstance(value, np.ndarray)]
+  sizes = [value.size for value in node.inputs if isinstance(value, np.ndarray)]
+  sizes += [math.prod(value.shape) for value in inputs]
   window = math.prod(abs(int(size)) for size in node.parameters.get("window_dimensions", ()))
-  inner = max([window, *(value.size for value in constants)]) if _is_product(node) or window else 1
+  inner = window or (min(sizes) if _is_product(node) else 1)
   if math.prod(result.shape[1:]) * inner > MAX_WORK:
     raise ValueError(f"{place}, '{node.name}', needs more than {MAX_WORK} operations for an image")
   return jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+
+
+def _numbers(value: Any) -> list[float]:
+  """All numbers of a parameter, however deep."""
+  if isinstance(value, dict):
+    return [number for item in value.values() for number in _numbers(item)]
+  if isinstance(value, tuple):
+    return [number for item in value for number in _numbers(item)]
+  return [value] if isinstance(value, (int, float)) else []
 
 
 def _is_product(node: FloatNode) -> bool:

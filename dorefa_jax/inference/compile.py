@@ -12,7 +12,7 @@ import numpy as np
 
 from dorefa_jax.inference.chain import ELEMENTWISE, Chain, NoChain, find_chain, narrow
 from dorefa_jax.inference.flatten import Constant, Equation, FlatProgram, FreezeError
-from dorefa_jax.inference.float_ops import FLOAT_OPS, plain
+from dorefa_jax.inference.float_ops import FLOAT_OPS, has_other_meaning, plain
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
 from dorefa_jax.inference.thresholds import (
   FEW_LEVELS,
@@ -20,6 +20,7 @@ from dorefa_jax.inference.thresholds import (
   chain_function,
   find_thresholds,
   fit_affine,
+  is_piecewise_monotone,
   ordered_to_float,
 )
 from dorefa_jax.kernels.program import Output
@@ -105,6 +106,12 @@ def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[i
   maker = makers.get(x)
   mark = maker.params["bits"] if maker is not None and _is_mark(maker, "activations") else None
   is_quantized = mark is not None and w.bits is not None
+  if equation.dtype != np.float32 or w.value.dtype != np.float32:
+    if not is_quantized:
+      return None
+    raise FreezeError(f"{equation.layer}: a quantized product in {equation.dtype}; packed models compute in float32")
+  if not np.isfinite(w.value).all():
+    raise FreezeError(f"{equation.layer}: its weights are not finite")
   try:
     weights, input_shape, geometry = _geometry(equation, w.value, shapes[x])
   except NoChain as reason:
@@ -169,6 +176,12 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
   outputs = source.layer.weights.shape[3]
   if groups and (outputs // source.layer.groups % 32 or following.layer.weights.shape[2] % 32):
     raise NoChain("groups between integer layers need a multiple of 32 channels")
+  shape = source.layer.op(source.input_shape).out_shape
+  if chain.pool is not None:
+    shape = _pooled_shape(MaxPool(chain.pool.window, chain.pool.strides, chain.pool.padding), shape)
+  is_flat = following.equation.name == "dot_general" and following.input_shape == (1, 1, int(np.prod(shape)))
+  if following.input_shape != shape and not is_flat:
+    raise NoChain(f"its input {following.input_shape} is not the {shape} that the layer before it gives")
   levels = 2**bits - 1
   inner = chain_function(chain.after, chain.pooled[1], chain.end, outputs)
   outer: Callable[[jax.Array], jax.Array] = _identity
@@ -183,7 +196,10 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
       return ordered_to_float(keys)
     return keys.astype(jnp.float32) * jnp.broadcast_to(factor, keys.shape)
 
-  thresholds, falls = find_thresholds(inner, outer, to_value, -high, high, outputs, levels)
+  is_obvious = is_piecewise_monotone(chain.before) and is_piecewise_monotone(chain.after)
+  thresholds, falls = find_thresholds(
+    inner, outer, to_value, -high, high, outputs, levels, is_exhaustive=not is_obvious
+  )
   layer = _flip(source.layer, falls)
   if is_integer:
     layer = _with_integer_output(layer, thresholds, levels, high)
@@ -249,8 +265,11 @@ def _geometry(
     if not is_plain or tuple(x_axes) != tuple(range(rank - len(x_axes), rank)):
       raise NoChain("it does not contract the last axes of its input with the first of its weights")
     length = int(np.prod([w.shape[axis] for axis in w_axes]))
-    rows = int(np.prod(x_shape[: rank - len(x_axes)]))
-    return w.reshape(1, 1, length, -1), (1, rows, length), ((1, 1), (1, 1), ((0, 0), (0, 0)), 1)
+    free = x_shape[1 : rank - len(x_axes)]
+    pixels = free if len(free) == 2 else (1, int(np.prod(free)))
+    if x_shape[0] != 1:
+      raise NoChain("its batch is not the images'")
+    return w.reshape(1, 1, length, -1), (pixels[0], pixels[1], length), ((1, 1), (1, 1), ((0, 0), (0, 0)), 1)
   numbers = params["dimension_numbers"]
   spatial = w.ndim - 2
   last = spatial + 1
@@ -358,6 +377,9 @@ def _float_node(equation: Equation) -> FloatNode:
     raise FreezeError(
       f"{place}: operation '{equation.name}' cannot be frozen; there are: {', '.join(sorted(FLOAT_OPS))}"
     )
+  for name, value in equation.params.items():
+    if has_other_meaning(equation.name, name, value):
+      raise FreezeError(f"{place}: operation '{equation.name}' with {name}={value} cannot be frozen")
   try:
     parameters = {name: plain(equation.params[name]) for name in op.parameters}
   except (TypeError, KeyError) as error:

@@ -120,7 +120,7 @@ def decode_graph(data: bytes) -> Graph:
     nodes = tuple(_decode_node(node, arrays) for node in _list(header, "nodes"))
     notes = {str(key): str(value) for key, value in header.get("notes", {}).items()}
     graph = Graph(_shape(header["input_shape"]), nodes, _integer(header["output"], 0), notes)
-  except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+  except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
     raise ValueError(f"the header is damaged: {type(error).__name__} {error}") from error
   check_graph(graph)
   return graph
@@ -168,7 +168,7 @@ def _arrays(specs: list[Any], data: memoryview) -> list[tuple[np.ndarray, int | 
     shape = _shape(spec["shape"])
     count = math.prod(shape)
     bits = None if spec["bits"] is None else _integer(spec["bits"], 1, 8)
-    if count > MAX_ELEMENTS or (bits is None) == (spec["dtype"] == "codes"):
+    if count == 0 or count > MAX_ELEMENTS or (bits is None) == (spec["dtype"] == "codes"):
       raise ValueError(f"an array of {count} elements of {spec['dtype']!r} with bits {bits}")
     if bits is None and spec["dtype"] not in DTYPES:
       raise ValueError(f"an array of dtype {spec['dtype']!r}")
@@ -247,7 +247,7 @@ def _decode_layer(layer: Any, arrays: list[tuple[np.ndarray, int | None]]) -> La
   weights, bits = arrays[_integer(layer["weights"], 0)]
   parameters = arrays[_integer(layer["parameters"], 0)][0]
   if parameters.ndim == 2 and parameters.shape[1] == 1 and weights.ndim == 4:
-    parameters = np.repeat(parameters, weights.shape[3], axis=1)
+    parameters = np.broadcast_to(parameters, (len(parameters), weights.shape[3]))  # a view: nothing is allocated
   activation_bits = None if layer["activation_bits"] is None else _integer(layer["activation_bits"], 1, 8)
   return Conv(
     str(layer["name"]), weights, bits, activation_bits, strides, _pair(layer["dilation"]), padding,

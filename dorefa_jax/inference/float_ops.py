@@ -45,9 +45,21 @@ def _convert(x: jax.Array, *, new_dtype: str) -> jax.Array:
   return lax.convert_element_type(x, jnp.dtype(new_dtype))
 
 
-def _conv(x: jax.Array, w: jax.Array, *, dimension_numbers: Any, **options: Any) -> jax.Array:
+def _conv(
+  x: jax.Array, w: jax.Array, *, dimension_numbers: Any, preferred_element_type: str | None, **options: Any
+) -> jax.Array:
   numbers = lax.ConvDimensionNumbers(*dimension_numbers)
-  return lax.conv_general_dilated(x, w, dimension_numbers=numbers, **options)
+  return lax.conv_general_dilated(
+    x, w, dimension_numbers=numbers, preferred_element_type=_dtype(preferred_element_type), **options
+  )
+
+
+def _dot(x: jax.Array, w: jax.Array, *, dimension_numbers: Any, preferred_element_type: str | None) -> jax.Array:
+  return lax.dot_general(x, w, dimension_numbers, preferred_element_type=_dtype(preferred_element_type))
+
+
+def _dtype(name: str | None) -> Any:
+  return None if name is None else jnp.dtype(name)
 
 
 def _window(start: float, combine: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -74,17 +86,25 @@ FLOAT_OPS: Mapping[str, FloatOp] = {
   "concatenate": FloatOp(lambda *xs, dimension: lax.concatenate(xs, dimension), ("dimension",)),
   "conv_general_dilated": FloatOp(
     _conv,
-    ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count"),
+    (
+      "window_strides",
+      "padding",
+      "lhs_dilation",
+      "rhs_dilation",
+      "dimension_numbers",
+      "feature_group_count",
+      "preferred_element_type",
+    ),
   ),
   "convert_element_type": FloatOp(_convert, ("new_dtype",)),
   "copy": FloatOp(lambda x: x),
   "dorefa_codes": FloatOp(lambda x: x),
-  "dot_general": FloatOp(lax.dot_general, ("dimension_numbers",)),
+  "dot_general": FloatOp(_dot, ("dimension_numbers", "preferred_element_type")),
   "integer_pow": FloatOp(lambda x, *, y: lax.integer_pow(x, y), ("y",)),
   "pad": FloatOp(lax.pad, ("padding_config",)),
   "reduce_window_max": FloatOp(_window(-np.inf, lax.max), _WINDOW),
   "reduce_window_min": FloatOp(_window(np.inf, lax.min), _WINDOW),
-  "reduce_window_sum": FloatOp(_window(0, lax.add), _WINDOW[:5]),
+  "reduce_window_sum": FloatOp(_window(0, lax.add), _WINDOW),
   "reshape": FloatOp(lambda x, *, new_sizes: lax.reshape(x, new_sizes), ("new_sizes",)),
   "rev": FloatOp(lax.rev, ("dimensions",)),
   "round": FloatOp(
@@ -95,6 +115,24 @@ FLOAT_OPS: Mapping[str, FloatOp] = {
   "squeeze": FloatOp(lax.squeeze, ("dimensions",)),
   "transpose": FloatOp(lax.transpose, ("permutation",)),
 }
+
+
+IGNORED = {
+  "accuracy", "bits", "out_dtype", "out_sharding", "precision", "role", "sharding", "weak_type",
+}  # fmt: skip
+"""Parameters of primitives that change no result of these operations on a CPU."""
+
+
+def has_other_meaning(name: str, parameter: str, value: Any) -> bool:
+  """Whether a primitive's parameter, which the table leaves out, asks for something else.
+
+  Example:
+    >>> has_other_meaning("reshape", "dimensions", None), has_other_meaning("reshape", "dimensions", (1, 0))
+    (False, True)
+  """
+  if parameter in IGNORED or parameter in FLOAT_OPS[name].parameters:
+    return False
+  return not (value is None or value is False or value == () or (parameter == "batch_group_count" and value == 1))
 
 
 def plain(value: Any) -> Any:

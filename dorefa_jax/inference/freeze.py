@@ -14,7 +14,9 @@ from dorefa_jax.bits import BitWidths, check_bit_widths
 from dorefa_jax.inference.check import check_graph
 from dorefa_jax.inference.compile import compile_graph
 from dorefa_jax.inference.flatten import FreezeError, flatten
+from dorefa_jax.inference.graph import Segment
 from dorefa_jax.inference.packed import PackedModel
+from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.models.svhn import MIN_IMAGE_SIZE, SvhnConvNet
 
 
@@ -60,13 +62,20 @@ def freeze(
     check_bit_widths(bits)
     if not all(isinstance(value, int) for value in (bits.weights, bits.activations)):
       raise ValueError("a frozen model has static bit widths: pass Python integers")
+    if max(bits.weights, bits.activations) > MAX_BITS:
+      raise ValueError(f"packed models have weights and activations of 1 to {MAX_BITS} bits, got {bits}")
   if input_shape is None:
     if not isinstance(model, SvhnConvNet):
       raise ValueError("freeze needs input_shape, the shape of an image without a batch axis, such as (32, 32, 3)")
     channels = variables["params"]["conv0"]["kernel"].shape[2]
     input_shape = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels)
+  input_shape = tuple(input_shape)
+  if not input_shape or not all(isinstance(size, int) and size > 0 for size in input_shape):
+    raise ValueError(f"input_shape must be positive integers, such as (32, 32, 3), got {input_shape}")
   graph = compile_graph(flatten(_evaluation(model, variables, bits), input_shape))
   check_graph(graph)
+  if not any(isinstance(node, Segment) for node in graph.nodes):
+    raise FreezeError("nothing to pack: no layer of the model quantizes weights and activations to 8 bits or fewer")
   return PackedModel(graph)
 
 
@@ -83,6 +92,7 @@ def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[
   if variables is not None:
     raise ValueError("only linen models have variables apart from themselves: pass None")
   if isinstance(model, nnx.Module):
+    model = nnx.merge(*nnx.split(model))  # a copy: the user's own stays in training
     model.eval()
   return lambda images: model(images, **options)
 

@@ -50,7 +50,7 @@ class PackedModel:
       path: of the kernels, instead of the available one: see `dorefa_jax.kernels.available`.
 
     Returns:
-      What the model gave before it was frozen; an image with a NaN in it gives NaN.
+      What the model gave before it was frozen; an image that is not finite gives NaN.
 
     Raises:
       ValueError: images of another shape or dtype.

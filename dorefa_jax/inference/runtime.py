@@ -101,7 +101,10 @@ def pack_layer(layer: Conv) -> tuple[np.ndarray, np.ndarray]:
 
 def segment_in_xla(segment: Segment, x: jax.Array) -> jax.Array:
   """A segment in XLA, for platforms without compiled kernels: the same codes, in floats or int32."""
-  is_nan = jnp.any(jnp.isnan(x), axis=(1, 2, 3), keepdims=True)
+  first = segment.layers[0]
+  assert isinstance(first, Conv)
+  is_bad = jnp.isnan(x) if first.activation_bits is not None else ~jnp.isfinite(x)
+  is_nan = jnp.any(is_bad, axis=(1, 2, 3), keepdims=True)
   *_, y = _layer_outputs(segment, jnp.where(is_nan, jnp.zeros((), x.dtype), x))
   return jnp.where(is_nan, jnp.float32(jnp.nan), y)
 

@@ -15,6 +15,12 @@ PROBES = 2048
 """Sums at which a chain is checked for monotony."""
 
 
+TURNING = {"abs", "cos", "integer_pow", "neg", "pow", "rsqrt", "sin", "square"}
+"""Operations that may turn a chain round, or compose with a choice to something that does."""
+
+MAX_LOOKED_AT = 2**27
+"""Sums, of all channels, that are looked at one by one where a chain may turn."""
+
 FEW_LEVELS = 3
 """Levels up to which comparing with each threshold is faster than a line."""
 
@@ -44,10 +50,31 @@ def chain_function(equations: list[Equation], source: int, end: int, channels: i
         else jnp.broadcast_to(jnp.asarray(constants[equation.output, index]), values.shape)
         for index, value in enumerate(equation.inputs)
       ]
-      known[equation.output] = equation.primitive.bind(*operands, **equation.params)
+      try:
+        known[equation.output] = equation.primitive.bind(*operands, **equation.params)
+      except TypeError as error:
+        raise NoChain(f"'{equation.name}' is not in float32") from error
     return known[end]
 
   return apply
+
+
+def is_piecewise_monotone(equations: list[Equation]) -> bool:
+  """Whether a chain is made of operations that rise or fall alone, and choices between them.
+
+  Such a chain turns only where it is seen to: others, like |x|, may turn within one sum.
+  """
+  settled: set[int] = set()  # values that are the same for all finite sums, such as v == v
+  for equation in equations:
+    dynamic = [value for value in equation.dynamic if value not in settled]
+    if not dynamic or (equation.name in ("eq", "ne") and len(equation.dynamic) == 2 and len(set(dynamic)) == 1):
+      settled.add(equation.output)
+      continue
+    is_arithmetic = equation.name in ("add", "sub", "mul", "div", "max", "min")
+    is_reversed = equation.name in ("sub", "div") and equation.inputs[0] not in dynamic
+    if equation.name in TURNING or is_reversed or (is_arithmetic and len(dynamic) > 1):
+      return False
+  return True
 
 
 def find_thresholds(
@@ -58,6 +85,8 @@ def find_thresholds(
   high: int,
   channels: int,
   levels: int,
+  *,
+  is_exhaustive: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Where the codes of `outer(inner(to_value(key)))` rise, for integer keys.
 
@@ -67,6 +96,7 @@ def find_thresholds(
     low, high: the range of keys.
     channels: of the values.
     levels: n = 2^A - 1: results are multiples of 1/n.
+    is_exhaustive: look at every key for monotony, and refuse where there are too many.
 
   Returns:
     thresholds: int64 [levels, channels], the smallest key in [low, high] whose code is at least
@@ -82,9 +112,10 @@ def find_thresholds(
     middle = inner(to_value(keys))
     return middle, jnp.round(outer(middle) * jnp.float32(levels))
 
+  compiled = jax.jit(codes)
   spread = np.unique(np.linspace(low, high, PROBES, dtype=np.float64).round().astype(np.int64))
   probes = np.broadcast_to(spread.astype(np.int32)[:, None], (len(spread), channels))
-  middle, probed = (np.asarray(value, np.float64) for value in jax.jit(codes)(probes))
+  middle, probed = (np.asarray(value, np.float64) for value in compiled(probes))
   if not (np.isfinite(probed).all() and np.isfinite(middle).all()):
     raise NoChain("a value is not finite")
   falls = middle[0] > middle[-1]
@@ -93,6 +124,8 @@ def find_thresholds(
     raise NoChain("the operations before its codes neither only rise nor only fall")
   if (np.diff(probed, axis=0) * directions < 0).any():
     raise NoChain("its codes neither only rise nor only fall")
+  if is_exhaustive:
+    _look_at_all(compiled, low, high, directions)
   sign = np.broadcast_to(directions.astype(np.int32), (levels, channels))
   wanted = np.broadcast_to(np.arange(1, levels + 1, dtype=np.float32)[:, None], (levels, channels))
 
@@ -112,6 +145,21 @@ def find_thresholds(
     return jax.lax.fori_loop(0, 33, halve, (below, above))[1]
 
   return np.asarray(bisect(sign, wanted), np.int64), falls
+
+
+def _look_at_all(
+  codes: Callable[..., tuple[jax.Array, jax.Array]], low: int, high: int, directions: np.ndarray
+) -> None:
+  """Raises NoChain unless middle values and codes go one way from key to key, for all keys."""
+  channels = len(directions)
+  if (high - low + 1) * channels > MAX_LOOKED_AT:
+    raise NoChain("its operations may turn, at more sums than can be looked at")
+  rows = max(2, 2**22 // channels)
+  for start in range(low, high, rows - 1):  # the last key of a block is the first of the next
+    keys = np.arange(start, start + rows).clip(low, high).astype(np.int32)
+    for values in codes(np.broadcast_to(keys[:, None], (rows, channels))):
+      if (np.diff(np.asarray(values, np.float64), axis=0) * directions < 0).any():
+        raise NoChain("the operations before its codes neither only rise nor only fall")
 
 
 def fit_affine(thresholds: np.ndarray, levels: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

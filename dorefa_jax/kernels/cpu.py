@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import sysconfig
 from collections.abc import Sequence
 
 import jax
@@ -104,7 +105,8 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
 def _library() -> tuple[ctypes.CDLL | None, str]:
   """The library, its functions registered with XLA; or what is missing."""
   folder = pathlib.Path(__file__).parent
-  files = sorted(folder.glob("_native*.so"))
+  suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
+  files = sorted(folder.glob("_native*.so"), key=lambda file: not file.name.endswith(suffix))
   if not files:
     return None, (
       "The compiled kernels were not built when dorefa-jax was installed: install a C++17 compiler "

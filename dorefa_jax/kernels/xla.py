@@ -13,9 +13,6 @@ from jax import lax
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.quantizers import quantize_activations
 
-MAX_BIT_PRODUCTS = 2
-"""W A up to which AND and popcount beat XLA's own convolutions."""
-
 
 def conv(
   x: jax.Array,

@@ -140,7 +140,7 @@ def test_a_header_that_inflates_without_end_is_refused():
   [
     ("broadcast_in_dim", {"shape": (1, 2**30, 10), "broadcast_dimensions": (0, 2)}, "elements"),
     ("reduce_window_sum", {"window_dimensions": (1, 2**34), "window_strides": (1, 1), "padding": ((0, 0), (0, 2**34)),
-                           "base_dilation": (1, 1), "window_dilation": (1, 1)}, "operations|elements|fit"),
+                           "base_dilation": (1, 1), "window_dilation": (1, 1)}, "operations|elements|fit|beyond"),
     ("system", {}, "unknown operation"),
     ("convert_element_type", {"new_dtype": "object"}, "does not fit"),
     ("reshape", {"new_sizes": (7, 7)}, "does not fit|no batch"),
@@ -151,6 +151,25 @@ def test_wild_operations_are_refused(packed, name, parameters, message):
   last = FloatNode(name, parameters, (graph.output,), 10**6)
   with pytest.raises(ValueError, match=message):
     check_graph(dataclasses.replace(graph, nodes=(*graph.nodes, last), output=10**6))
+
+
+def test_small_files_cannot_ask_for_much(data):
+  header, blobs = parts(data)
+  nested = deep = []
+  for _ in range(600):
+    deep.append([])
+    deep = deep[0]
+  header["nodes"][-1]["parameters"] = {"x": nested}
+  with pytest.raises(ValueError, match="damaged|parameter|fit"):
+    file.decode_graph(join(header, blobs))
+  header, blobs = parts(data)
+  header["arrays"][0]["shape"] = [1, 1, 0, 2**31 - 1]
+  with pytest.raises(ValueError, match="an array of 0 elements"):
+    file.decode_graph(join(header, blobs))
+  header, blobs = parts(data)
+  header["nodes"] *= 200
+  with pytest.raises(ValueError, match="at most 2000 operations"):
+    file.decode_graph(join(header, blobs))
 
 
 def test_another_version_and_a_missing_file_are_named(data, tmp_path):

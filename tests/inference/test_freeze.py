@@ -71,7 +71,7 @@ def test_models_on_kernels_freeze_as_their_emulation_does():
   variables = spread(model.init(jax.random.key(0), x[:1]))
   packed = dorefa.freeze(model, variables)
   assert len(segments(packed)) == 1
-  check(packed, model.apply(variables, x), x, paths=PATHS[:1])
+  check(packed, model.clone(backend="emulated").apply(variables, x), x, paths=PATHS[:1])
 
 
 @pytest.mark.parametrize("kind", ["abs_clip", "clip"])
@@ -98,14 +98,14 @@ class Sequential(nn.Module):
   def __call__(self, x, train=False):
     conv = dorefa.linen.Conv
     x = nn.relu(nn.Conv(64, (5, 5), strides=2)(x))
-    x = conv(64, (3, 3), padding=((1, 0), (2, 1)), feature_group_count=2, bits=self.bits)(x)
+    x = conv(64, (3, 3), padding=((1, 0), (2, 1)), feature_group_count=2, bits=self.bits, backend="emulated")(x)
     x = dorefa.bound(nn.BatchNorm(use_running_average=not train)(x))
     x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
-    x = conv(70, (3, 3), kernel_dilation=2, bits=self.bits)(x)
+    x = conv(70, (3, 3), kernel_dilation=2, bits=self.bits, backend="emulated")(x)
     x = nn.max_pool(nn.BatchNorm(use_running_average=not train)(x), (2, 2), (2, 2))
-    x = dorefa.linen.Dense(20, bits=self.bits)(x.reshape(x.shape[0], -1))
+    x = dorefa.linen.Dense(20, bits=self.bits, backend="emulated")(x.reshape(x.shape[0], -1))
     x = nn.sigmoid(nn.BatchNorm(use_running_average=not train)(x))
-    return nn.Dense(5)(dorefa.linen.Dense(33, bits=self.bits)(x))
+    return nn.Dense(5)(dorefa.linen.Dense(33, bits=self.bits, backend="emulated")(x))
 
 
 @pytest.mark.parametrize("bits", [(1, 2), (3, 4), (8, 8)])
@@ -129,9 +129,9 @@ class Residual(nn.Module):
     x = nn.Conv(16, (3, 3))(x)
     for _ in range(2):
       y = nn.BatchNorm(use_running_average=True)(x)
-      y = dorefa.linen.Conv(16, (3, 3), bits=bits)(y)
+      y = dorefa.linen.Conv(16, (3, 3), bits=bits, backend="emulated")(y)
       y = nn.BatchNorm(use_running_average=True)(y)
-      x = x + dorefa.linen.Conv(16, (3, 3), bits=bits)(y)
+      x = x + dorefa.linen.Conv(16, (3, 3), bits=bits, backend="emulated")(y)
     return nn.Dense(4)(x.mean((1, 2)))
 
 
@@ -150,9 +150,9 @@ def test_a_users_residual_model():
 class NnxModel(nnx.Module):
   def __init__(self, rngs):
     bits = dorefa.BitWidths(2, 2, 32)
-    self.first = dorefa.nnx.Conv(2, 24, (3,), bits=bits, rngs=rngs)
+    self.first = dorefa.nnx.Conv(2, 24, (3,), bits=bits, backend="emulated", rngs=rngs)
     self.norm = nnx.BatchNorm(24, rngs=rngs)
-    self.second = dorefa.nnx.Linear(24 * 9, 6, bits=bits, rngs=rngs)
+    self.second = dorefa.nnx.Linear(24 * 9, 6, bits=bits, backend="emulated", rngs=rngs)
 
   def __call__(self, x):
     x = self.norm(self.first(x))
@@ -163,12 +163,13 @@ def test_an_nnx_model_of_one_dimension():
   model = NnxModel(nnx.Rngs(0))
   x = images((4, 9, 2))
   packed = dorefa.freeze(model, input_shape=(9, 2))
+  model.eval()
   assert len(segments(packed)) == 1
   check(packed, model(x), x)
 
 
 def test_a_function_of_dense_layers():
-  layer = dorefa.linen.Dense(300, bits=dorefa.BitWidths(1, 1, 32))
+  layer = dorefa.linen.Dense(300, bits=dorefa.BitWidths(1, 1, 32), backend="emulated")
   variables = layer.init(jax.random.key(0), jnp.zeros((1, 100)))
   x = images((7, 100))
   packed = dorefa.freeze(lambda x: layer.apply(variables, x), input_shape=(100,))
@@ -182,11 +183,11 @@ def test_a_sum_exactly_on_a_boundary_rounds_as_the_emulation_does():
     @nn.compact
     def __call__(self, x):
       bits = dorefa.BitWidths(1, 1, 32)
-      x = dorefa.linen.Conv(32, (1, 1), bits=bits, use_bias=False, name="first")(x)
+      x = dorefa.linen.Conv(32, (1, 1), bits=bits, use_bias=False, backend="emulated", name="first")(x)
       scale = jnp.where(jnp.arange(32) % 2 == 0, 0.25, -0.25)
       offset = jnp.arange(32, dtype=jnp.float32) / 8
       x = x * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(offset, x.shape)
-      return dorefa.linen.Conv(8, (1, 1), bits=bits, use_bias=False, name="second")(x)
+      return dorefa.linen.Conv(8, (1, 1), bits=bits, use_bias=False, backend="emulated", name="second")(x)
 
   model = OnBoundaries()
   x = images((4, 6, 6, 8))
@@ -198,16 +199,112 @@ def test_a_sum_exactly_on_a_boundary_rounds_as_the_emulation_does():
     np.testing.assert_array_equal(packed(x, path=path), expected)
 
 
-def test_nan_in_an_image_gives_nan_for_it_alone():
+def test_an_image_that_is_not_finite_gives_nan_for_it_alone():
   model = dorefa.models.SvhnConvNet(width=0.125)
   x = images((3, 40, 40, 3))
   variables = model.init(jax.random.key(0), x[:1])
   packed = dorefa.freeze(model, variables, bits=dorefa.BitWidths(1, 2, 4))
-  broken = x.at[1, 20, 20, 1].set(jnp.nan)
-  for path in PATHS:
-    got = packed(broken, path=path)
-    assert jnp.isnan(got[1]).all()
-    np.testing.assert_array_equal(got[jnp.array([0, 2])], packed(x, path=path)[jnp.array([0, 2])])
+  for bad in (jnp.nan, jnp.inf):
+    broken = x.at[1, 20, 20, 1].set(bad)
+    for path in PATHS:
+      got = packed(broken, path=path)
+      assert jnp.isnan(got[1]).all()
+      np.testing.assert_array_equal(got[jnp.array([0, 2])], packed(x, path=path)[jnp.array([0, 2])])
+
+
+BITS = dorefa.BitWidths(1, 2, 32)
+
+
+def emulated(features, kernel=None, bits=BITS):
+  if kernel is None:
+    return dorefa.linen.Dense(features, bits=bits, backend="emulated")
+  return dorefa.linen.Conv(features, kernel, bits=bits, backend="emulated")
+
+
+def freeze_chain(layers, shape, seed=0):
+  """A model that applies functions and layers in turn, frozen and not."""
+
+  class Chain(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      for layer in layers():
+        x = layer(x)
+      return x
+
+  x = images((4, *shape))
+  model = Chain()
+  variables = spread(model.init(jax.random.key(seed), x[:1]), seed)
+  return dorefa.freeze(model, variables, input_shape=shape), model.apply(variables, x), x
+
+
+@pytest.mark.parametrize("first", [lambda: emulated(32), lambda: nn.Dense(32)])
+def test_a_dense_layer_on_pixels_keeps_them(first):
+  def norm():
+    return nn.BatchNorm(use_running_average=True)
+
+  packed, expected, x = freeze_chain(lambda: [first(), norm(), emulated(16, (3, 3))], (8, 8, 16))
+  check(packed, expected, x)
+
+
+def test_a_chain_that_turns_within_few_of_many_sums_is_no_chain():
+  bits = dorefa.BitWidths(8, 8, 32)
+
+  def fold(x):
+    return dorefa.bound(x, "abs_clip")
+
+  packed, expected, x = freeze_chain(lambda: [emulated(8, bits=bits), fold, emulated(6, bits=bits)], (4608,))
+  assert len(segments(packed)) == 2
+  check(packed, expected, x, tolerance=1e-4)
+
+
+def test_a_reshape_that_transposes_is_refused():
+  def turned(x):
+    return jax.lax.reshape(x, (x.shape[0], 4 * 4 * 16), (0, 3, 1, 2))
+
+  with pytest.raises(dorefa.FreezeError, match="'reshape' with dimensions"):
+    freeze_chain(lambda: [emulated(16, (3, 3)), turned, emulated(6)], (4, 4, 16))
+
+
+def test_a_pooling_window_of_padding_alone_is_pooled_as_the_model_does():
+  def pool(x):
+    return nn.max_pool(x, (2, 2), (2, 2), ((2, 0), (2, 0)))
+
+  def raised(x):
+    return jnp.clip(x, 0.5, 1)
+
+  packed, expected, x = freeze_chain(lambda: [emulated(16, (3, 3)), pool, raised, emulated(6, (2, 2))], (6, 6, 16))
+  check(packed, expected, x)
+
+
+def test_other_dtypes_than_float32_are_named():
+  layer = dorefa.linen.Dense(4, bits=BITS, dtype=jnp.bfloat16, backend="emulated")
+  with jax.numpy_dtype_promotion("standard"):
+    variables = layer.init(jax.random.key(0), jnp.zeros((1, 8)))
+    with pytest.raises(dorefa.FreezeError, match="bfloat16; packed models compute in float32"):
+      dorefa.freeze(layer, variables, input_shape=(8,))
+
+
+def test_weights_that_are_not_finite_are_refused():
+  model = dorefa.models.SvhnConvNet(width=0.125)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 40, 40, 3)))
+  variables["params"]["conv0"]["kernel"] = variables["params"]["conv0"]["kernel"].at[0, 0, 0, 0].set(jnp.inf)
+  with pytest.raises(dorefa.FreezeError, match="conv0.*not finite"):
+    dorefa.freeze(model, variables, bits=BITS)
+
+
+def test_the_users_nnx_model_stays_in_training():
+  class Model(nnx.Module):
+    def __init__(self):
+      self.layer = dorefa.nnx.Linear(4, 3, bits=BITS, rngs=nnx.Rngs(0))
+      self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+      return self.norm(self.layer(x))
+
+  model = Model()
+  dorefa.freeze(model, input_shape=(4,))
+  assert not model.norm.use_running_average
+  assert not model.layer.deterministic
 
 
 def test_what_cannot_be_frozen_is_named_with_its_layer():
@@ -233,6 +330,9 @@ def test_what_cannot_be_frozen_is_named_with_its_layer():
     ({"bits": dorefa.BitWidths(jnp.int32(1), 2, 4), "input_shape": (4,)}, "static bit widths"),
     ({}, "needs input_shape"),
     ({"input_shape": (4,), "variables": None}, "needs the variables"),
+    ({"input_shape": (4, 0)}, "positive integers"),
+    ({"input_shape": (4,)}, "nothing to pack"),
+    ({"bits": dorefa.BitWidths(16, 2, 32), "input_shape": (4,)}, "of 1 to 8 bits, got 16,2,32"),
   ],
 )
 def test_bad_arguments_are_refused(arguments, message):

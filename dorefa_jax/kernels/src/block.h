@@ -66,19 +66,23 @@ bool quantize_pixels(const float* x, int64_t pixels, int64_t stride, const Step&
   }
 }
 
-bool any_nan(const float* x, int64_t count) {
-  bool nan = false;
+// Of floats that are multiplied: infinity times zero is NaN too.
+bool any_not_finite(const float* x, int64_t count) {
+  const Simd::Floats zero = Simd::float_zero();
+  bool found = false;
   int64_t i = 0;
-  for (; i + Simd::kLanes <= count; i += Simd::kLanes) nan |= Simd::any_nan(Simd::load_floats(x + i));
-  for (; i < count; ++i) nan |= x[i] != x[i];
-  return nan;
+  for (; i + Simd::kLanes <= count; i += Simd::kLanes) {
+    found |= Simd::any_nan(Simd::multiply(Simd::load_floats(x + i), zero));
+  }
+  for (; i < count; ++i) found |= x[i] * 0.0f != 0.0f;
+  return found;
 }
 
 // An image of floats into the first op's input; tells whether it met a NaN.
 bool fill_input(const float* x, const Step& step, uint32_t* image) {
   const Op& op = step.op;
   const bool is_float = op.format == Format::kFloats;
-  bool nan = is_float && any_nan(x, int64_t{op.height} * op.width * op.channels);
+  bool nan = is_float && any_not_finite(x, int64_t{op.height} * op.width * op.channels);
   for (int64_t y = 0; y < op.height; ++y) {
     const float* row = x + y * op.width * op.channels;
     for (int64_t g = 0; g < op.groups; ++g) {

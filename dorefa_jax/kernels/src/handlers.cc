@@ -19,7 +19,7 @@ constexpr int64_t kMaxExtent = int64_t{1} << 30;
 
 ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("dorefa_jax kernels: " + message); }
 
-ffi::Error run_handler(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
+ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
                        ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
   const auto& all = paths();
   if (path < 0 || path >= static_cast<int64_t>(all.size()) || !all[path].is_supported()) {
@@ -43,13 +43,19 @@ ffi::Error run_handler(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffe
                    " floats and gives " + std::to_string(images * program.out_size) + ", got " +
                    std::to_string(x.element_count()) + " and " + std::to_string(y->element_count()));
   }
+  run(program, all[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
+      [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
+  return ffi::Error::Success();
+}
+
+// No exception may leave for XLA.
+ffi::Error run_handler(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
+                       ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
   try {
-    run(program, all[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
-        [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
+    return run_checked(pool, x, words, rest, y, path);
   } catch (const std::exception& e) {
     return ffi::Error::Internal(std::string("dorefa_jax kernels: ") + e.what());
   }
-  return ffi::Error::Success();
 }
 
 // codes: [taps, channels of a group, outputs of all groups]; spec: {format, bits}.

@@ -132,7 +132,11 @@ void run(const Program& program, const Path& path, const float* x, int64_t image
       if (--blocks->left == 0) blocks->is_done.notify_all();
     }
   };
-  for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(work);
+  try {
+    for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(work);
+  } catch (...) {
+    // Fewer threads, then: tasks that run already must be waited for, and this thread takes the rest.
+  }
   work();
   std::unique_lock<std::mutex> lock(blocks->mutex);
   blocks->is_done.wait(lock, [&] { return blocks->left == 0; });
