@@ -230,27 +230,18 @@ bool pools_sums(const Step& pool) {
          pool.padded_width == op.width;
 }
 
+// Pools a strip of sums, [kernel height][width][stride] of either type, into the codes of one row.
 template <class Sum>
-DOREFA_INLINE Sum load_sum(const uint32_t* p) {
-  if constexpr (std::is_same_v<Sum, Simd::Floats>) {
-    return Simd::load_floats(reinterpret_cast<const float*>(p));
-  } else {
-    return Simd::load(p);
-  }
-}
-
-// Pools a strip of sums, [kernel height][width][stride], into the codes of one row.
-template <class Sum>
-void pool_strip(const Step& pool, const uint32_t* sums, int64_t stride, const Sink& sink, int64_t first_row) {
+void pool_strip(const Step& pool, const float* sums, int64_t stride, const Sink& sink, int64_t first_row) {
   const Op& op = pool.op;
   for (int64_t x = 0; x < pool.out_width; ++x) {
-    const uint32_t* window = sums + x * op.kernel_width * stride;
+    const float* window = sums + x * op.kernel_width * stride;
     for (int64_t channel = 0; channel < stride; channel += Simd::kLanes) {
-      Sum largest[1][1] = {{load_sum<Sum>(window + channel)}};
+      Sum largest[1][1] = {{Sink::load_like(Sum{}, window + channel)}};
       for (int64_t v = 0; v < op.kernel_height; ++v) {
         for (int64_t u = v == 0 ? 1 : 0; u < op.kernel_width; ++u) {
-          const uint32_t* other = window + (v * op.width + u) * stride + channel;
-          largest[0][0] = Simd::larger(largest[0][0], load_sum<Sum>(other));
+          const float* other = window + (v * op.width + u) * stride + channel;
+          largest[0][0] = Simd::larger(largest[0][0], Sink::load_like(Sum{}, other));
         }
       }
       sink.put<1, 1>(first_row + x, channel, largest);
@@ -282,10 +273,11 @@ void multiply_pooled(Product p, Sink sink, const Step& pool, uint32_t* sums, int
       multiply(p, sink);
       sink.sums = nullptr;
       const int64_t row = (i * pool.out_height + y) * pool.out_width;
+      const float* strip = reinterpret_cast<const float*>(sums);
       if (step.op.format == Format::kFloats) {
-        pool_strip<Simd::Floats>(pool, sums, sink.params_stride, sink, row);
+        pool_strip<Simd::Floats>(pool, strip, sink.params_stride, sink, row);
       } else {
-        pool_strip<Simd::Ints>(pool, sums, sink.params_stride, sink, row);
+        pool_strip<Simd::Ints>(pool, strip, sink.params_stride, sink, row);
       }
     }
   }
