@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
 
-.PHONY: sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: compiled sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -20,6 +20,10 @@ test-unit: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow
+
+# The extension is optional, and tests of kernels are skipped without it: where it must be there, this says so.
+compiled: $(VENV)/.core
+	$(BIN)/python -c "import dorefa_jax; found = dorefa_jax.kernels.available(); print(found); assert found.is_compiled, found"
 
 doctest: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --doctest-modules dorefa_jax experiments
@@ -74,7 +78,7 @@ benchmark: $(VENV)/.core
 	taskset -c 1 $(BIN)/python -m benchmarks.kernels
 	taskset -c 1 $(BIN)/python -m benchmarks.inference
 
-check: lint types test doctest sanitize wheel no-compiler notebooks small-sweep
+check: compiled lint types test doctest sanitize wheel no-compiler notebooks small-sweep
 
 # Needs uv; the result names versions, no hosts.
 constraints:
