@@ -195,7 +195,7 @@ def _product(
     x = mark_codes(_quantize_input(x, bits.activations), bits.activations, "activations")
     return product(x, mark_codes(weight_quantizer(w, bits.weights), bits.weights, "weights"))
 
-  if backend == "emulated":
+  if backend == "emulated" or 0 in x.shape or 0 in w.shape:
     return emulated(x, w, bits)
   try:
     integer.check_bits(bits)

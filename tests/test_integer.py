@@ -225,6 +225,12 @@ def test_what_kernels_cannot_compute_is_refused_and_emulated_by_auto(change, mes
 
 
 @needs_library
+def test_an_empty_batch_gives_an_empty_result():
+  layer = dorefa.linen.Dense(4, bits=dorefa.BitWidths(1, 2, 32), backend="integer")
+  variables = layer.init(jax.random.key(0), jnp.zeros((1, 24)))
+  assert layer.apply(variables, jnp.zeros((0, 24))).shape == (0, 4)
+
+
 def test_auto_takes_kernels_from_sixteen_channels():
   def calls(channels):
     x, w = jnp.ones((1, 5, 5, channels)), jnp.ones((3, 3, channels, 16))

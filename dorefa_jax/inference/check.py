@@ -67,7 +67,7 @@ def _check_segment(segment: Segment, given: tuple[int, ...], place: str) -> None
   convolutions = [layer for layer in layers if isinstance(layer, Conv)]
   following = dict(zip(map(id, convolutions), [*convolutions[1:], None]))
   shape = segment.input_shape
-  for layer in layers:
+  for before, layer in zip((None, *layers), layers):
     _check_size(shape, place)
     if isinstance(layer, Conv):
       _check_conv(layer, shape[2], following[id(layer)], is_first=layer is layers[0], place=f"{place} ({layer.name})")
@@ -75,6 +75,8 @@ def _check_segment(segment: Segment, given: tuple[int, ...], place: str) -> None
       inner = int(np.prod(layer.weights.shape[:3]))
     else:
       kernel, dilation, outputs, inner = layer.window, (1, 1), shape[2], math.prod(layer.window)
+      if layer.on_sums and not (layer.is_tiled and isinstance(before, Conv)):
+        raise ValueError(f"{place} pools sums that are not a layer's, or not side by side")
     shape = _window_shape(shape, layer, kernel, dilation, outputs, place)
     if math.prod(shape) * inner > MAX_WORK:
       raise ValueError(f"{place} needs more than {MAX_WORK} operations for an image")
@@ -104,10 +106,11 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
     raise ValueError(f"{place} has float weights of dtype {layer.weights.dtype}")
   if (layer.output is Output.FLOATS) != (following is None):
     raise ValueError(f"{place} gives {layer.output.name}, which the next layer does not take")
-  if layer.output is Output.THRESHOLDS:
+  sets = {Output.THRESHOLDS: 1, Output.VALLEY: 2}.get(layer.output, 0)
+  if sets:
     assert following is not None
     levels = 2 ** (following.activation_bits or 1) - 1
-    expected, dtype = (levels, outputs), sum_dtype
+    expected, dtype = (sets * levels, outputs), sum_dtype
   else:
     expected, dtype = (2, outputs), np.dtype(np.float32)
   if layer.parameters.shape != expected or layer.parameters.dtype != dtype:
@@ -117,6 +120,11 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
   # Codes that fell, or skipped, where sums rise would not commute with max pooling.
   if layer.output is Output.THRESHOLDS and not (layer.parameters[1:] >= layer.parameters[:-1]).all():
     raise ValueError(f"{place} has thresholds that are not in order")
+  if layer.output is Output.VALLEY:
+    rising, falling = np.split(layer.parameters, 2)
+    is_ordered = (rising[1:] >= rising[:-1]).all() and (falling[1:] <= falling[:-1]).all()
+    if not is_ordered or not (falling[0] <= rising[0]).all():
+      raise ValueError(f"{place} has thresholds that are not in order")
   if layer.output is Output.AFFINE and not ((layer.parameters[0] >= 0) & np.isfinite(layer.parameters)).all():
     raise ValueError(f"{place} has a line that falls, or is not finite")
   is_grouped = layer.groups > 1 or (following is not None and following.groups > 1)

@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.inference.chain import ELEMENTWISE, Chain, NoChain, find_chain, narrow
+from dorefa_jax.inference.chain import ELEMENTWISE, NoChain, find_chain, narrow
 from dorefa_jax.inference.flatten import Constant, Equation, FlatProgram, FreezeError
 from dorefa_jax.inference.float_ops import FLOAT_OPS, has_other_meaning, plain
-from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
-from dorefa_jax.inference.thresholds import (
-  FEW_LEVELS,
-  LARGEST_ORDERED,
-  chain_function,
-  find_thresholds,
-  fit_affine,
-  is_piecewise_monotone,
-  ordered_to_float,
-)
+from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, Node, Segment
+from dorefa_jax.inference.link import Product, link, pooled_shape
 from dorefa_jax.kernels.program import Output
-
-FLOAT_ROUNDING = 4 * 2.0**-23
-"""Relative rounding of a chain of a few float32 operations."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-  """A convolution or dot product with constant weights.
-
-  Attributes:
-    equation: JAX's.
-    layer: it, with its result as floats.
-    factor: of the sums, [outputs].
-    end: number of the quantized input, None for a float product.
-    start: number of the input before it is quantized, or of a float product's input.
-    input_shape: [height, width, channels] that it sees.
-  """
-
-  equation: Equation
-  layer: Conv
-  factor: np.ndarray
-  end: int | None
-  start: int
-  input_shape: tuple[int, int, int]
 
 
 def compile_graph(program: FlatProgram) -> Graph:
@@ -89,7 +54,7 @@ def compile_graph(program: FlatProgram) -> Graph:
     if number in fed or (product.end is None and number not in feeds):
       continue
     nodes.append(_segment(number, products, feeds))
-  return _assemble(program, makers, nodes, notes)
+  return _assemble(program, makers, shapes, nodes, notes)
 
 
 def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]]) -> Product | None:
@@ -162,91 +127,6 @@ def codes_and_scale(weights: np.ndarray, bits: int, layer: str) -> tuple[np.ndar
     if np.abs(safe * (2 * codes - n) / n * (scale > 0) - wide).max() <= 1e-5 * max(float(scale.max()), 1e-30):
       return codes.astype(np.uint8), scale.astype(np.float32)
   raise FreezeError(f"{layer}: its quantized weights are not on a {bits}-bit grid")
-
-
-def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
-  """The layers from a product to the codes that the following one takes.
-
-  Raises:
-    NoChain: the chain is not one of thresholds, or groups do not fit.
-  """
-  bits = following.layer.activation_bits
-  assert bits is not None
-  groups = source.layer.groups > 1 or following.layer.groups > 1
-  outputs = source.layer.weights.shape[3]
-  if groups and (outputs // source.layer.groups % 32 or following.layer.weights.shape[2] % 32):
-    raise NoChain("groups between integer layers need a multiple of 32 channels")
-  shape = source.layer.op(source.input_shape).out_shape
-  if chain.pool is not None:
-    shape = _pooled_shape(MaxPool(chain.pool.window, chain.pool.strides, chain.pool.padding), shape)
-  is_flat = following.equation.name == "dot_general" and following.input_shape == (1, 1, int(np.prod(shape)))
-  if following.input_shape != shape and not is_flat:
-    raise NoChain(f"its input {following.input_shape} is not the {shape} that the layer before it gives")
-  levels = 2**bits - 1
-  inner = chain_function(chain.after, chain.pooled[1], chain.end, outputs)
-  outer: Callable[[jax.Array], jax.Array] = _identity
-  if chain.pool is not None:
-    inner, outer = chain_function(chain.before, chain.source, chain.pooled[0], outputs), inner
-  factor = jnp.asarray(source.factor).reshape(1, -1)
-  is_integer = source.end is not None
-  high = source.layer.max_sum if is_integer else LARGEST_ORDERED
-
-  def to_value(keys: jax.Array) -> jax.Array:
-    if not is_integer:
-      return ordered_to_float(keys)
-    return keys.astype(jnp.float32) * jnp.broadcast_to(factor, keys.shape)
-
-  is_obvious = is_piecewise_monotone(chain.before) and is_piecewise_monotone(chain.after)
-  thresholds, falls = find_thresholds(
-    inner, outer, to_value, -high, high, outputs, levels, is_exhaustive=not is_obvious
-  )
-  layer = _flip(source.layer, falls)
-  if is_integer:
-    layer = _with_integer_output(layer, thresholds, levels, high)
-  else:
-    layer = _with_float_output(layer, thresholds, levels)
-  if chain.pool is None:
-    return [layer]
-  return [layer, MaxPool(chain.pool.window, chain.pool.strides, chain.pool.padding)]
-
-
-def _with_integer_output(layer: Conv, thresholds: np.ndarray, levels: int, high: int) -> Conv:
-  factor, offset, is_good = fit_affine(thresholds, levels, -high, high)
-  if levels > FEW_LEVELS:
-    # The chain rounds in float32: where it meets a boundary, a line that is as near may differ by a sum.
-    position = thresholds * factor.astype(np.float64) + offset - np.arange(1, levels + 1)[:, None]
-    rounding = FLOAT_ROUNDING * (np.abs(thresholds * factor) + np.abs(offset) + levels)
-    is_near = (position >= -rounding) & (position <= factor + rounding)
-    is_good |= (is_near | (np.abs(thresholds) > high)).all(0)
-  if is_good.all():
-    return dataclasses.replace(layer, output=Output.AFFINE, parameters=np.stack([factor, offset]))
-  return dataclasses.replace(layer, output=Output.THRESHOLDS, parameters=thresholds.astype(np.int32))
-
-
-def _with_float_output(layer: Conv, keys: np.ndarray, levels: int) -> Conv:
-  magnitude = np.abs(keys).astype(np.int32).view(np.float32)
-  thresholds = np.where(keys > LARGEST_ORDERED, np.inf, np.where(keys < 0, -magnitude, magnitude)).astype(np.float32)
-  if levels > FEW_LEVELS and np.isfinite(thresholds).all():
-    first, last = thresholds[0].astype(np.float64), thresholds[-1].astype(np.float64)
-    slope = (levels - 1) / np.where(last > first, last - first, np.inf)
-    line = np.stack([slope, 1 - slope * first]).astype(np.float32)
-    wanted = np.arange(1, levels + 1)[:, None]
-    # Sums of floats are rounded already: a line is good where it is as near as their rounding.
-    if (np.abs(thresholds * line[0] + line[1] - wanted) <= 1e-3).all() and (last > first).all():
-      return dataclasses.replace(layer, output=Output.AFFINE, parameters=line)
-  return dataclasses.replace(layer, output=Output.THRESHOLDS, parameters=thresholds)
-
-
-def _flip(layer: Conv, falls: np.ndarray) -> Conv:
-  """The layer with the weights of some channels negated, whose sums change their sign."""
-  if layer.weight_bits is None:
-    return dataclasses.replace(layer, weights=np.where(falls, -layer.weights, layer.weights))
-  opposite = (2**layer.weight_bits - 1 - layer.weights).astype(np.uint8)
-  return dataclasses.replace(layer, weights=np.where(falls, opposite, layer.weights))
-
-
-def _identity(x: jax.Array) -> jax.Array:
-  return x
 
 
 def _geometry(
@@ -336,20 +216,18 @@ def _reshaped(segment: Segment) -> Segment:
       if shape[2] != inputs and shape[0] * shape[1] * shape[2] == inputs and layer.weights.shape[:2] == (1, 1):
         layer = dataclasses.replace(layer, weights=layer.weights.reshape(*shape, -1))
     partial = Segment((layer,), 0, 0, shape, ())
-    shape = partial.ops()[0].out_shape if isinstance(layer, Conv) else _pooled_shape(layer, shape)
+    shape = partial.ops()[0].out_shape if isinstance(layer, Conv) else pooled_shape(layer, shape)
     layers.append(layer)
   return dataclasses.replace(segment, layers=tuple(layers))
 
 
-def _pooled_shape(layer: MaxPool, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-  sizes = [
-    (size + sum(pads) - window) // stride + 1
-    for size, pads, window, stride in zip(shape, layer.padding, layer.window, layer.strides)
-  ]
-  return sizes[0], sizes[1], shape[2]
-
-
-def _assemble(program: FlatProgram, makers: dict[int, Equation], segments: list[Node], notes: dict[str, str]) -> Graph:
+def _assemble(
+  program: FlatProgram,
+  makers: dict[int, Equation],
+  shapes: dict[int, tuple[int, ...]],
+  segments: list[Node],
+  notes: dict[str, str],
+) -> Graph:
   """The segments and the float operations that the result needs, in order."""
   by_output = {node.output: node for node in segments}
   needed: dict[int, Node] = {}
@@ -364,13 +242,13 @@ def _assemble(program: FlatProgram, makers: dict[int, Equation], segments: list[
       open_values.append(segment.input)
       continue
     equation = makers[value]
-    needed[value] = _float_node(equation)
+    needed[value] = _float_node(equation, shapes)
     open_values += equation.dynamic
   nodes = tuple(needed[value] for value in sorted(needed))
   return Graph(program.input_shape, nodes, program.output, notes)
 
 
-def _float_node(equation: Equation) -> FloatNode:
+def _float_node(equation: Equation, shapes: dict[int, tuple[int, ...]]) -> FloatNode:
   op = FLOAT_OPS.get(equation.name)
   place = equation.layer or "the model"
   if op is None:
@@ -384,9 +262,9 @@ def _float_node(equation: Equation) -> FloatNode:
     parameters = {name: plain(equation.params[name]) for name in op.parameters}
   except (TypeError, KeyError) as error:
     raise FreezeError(f"{place}: operation '{equation.name}' with {error} cannot be frozen") from error
-  is_elementwise = equation.name in ELEMENTWISE
+  # A constant that alone gives the result its shape stays as it is.
+  can_narrow = equation.name in ELEMENTWISE and any(shapes[value] == equation.shape for value in equation.dynamic)
   inputs = tuple(
-    value if isinstance(value, int) else narrow(value.value) if is_elementwise else value.value
-    for value in equation.inputs
+    value if isinstance(value, int) else narrow(value.value) if can_narrow else value.value for value in equation.inputs
   )
   return FloatNode(equation.name, parameters, inputs, equation.output)

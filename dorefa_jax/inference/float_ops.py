@@ -112,6 +112,7 @@ FLOAT_OPS: Mapping[str, FloatOp] = {
   ),
   "select_n": FloatOp(lax.select_n),
   "slice": FloatOp(lax.slice, ("start_indices", "limit_indices", "strides")),
+  "stop_gradient": FloatOp(lambda x: x),
   "squeeze": FloatOp(lax.squeeze, ("dimensions",)),
   "transpose": FloatOp(lax.transpose, ("permutation",)),
 }

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dorefa_jax.kernels import winograd
 from dorefa_jax.kernels.packing import MAX_BITS, Format
 from dorefa_jax.kernels.products import best_format
 from dorefa_jax.kernels.program import Kind, Op, Output
@@ -22,8 +23,9 @@ class Conv:
     weight_bits: W, or None for float weights, which take float images.
     activation_bits: A of the input, or None.
     strides, dilation, padding, groups: as in `dorefa_jax.kernels.conv`.
-    output: FLOATS and AFFINE have factors and offsets, THRESHOLDS thresholds.
-    parameters: float32 [2, outputs], or thresholds [levels, outputs] of the sums' dtype.
+    output: FLOATS and AFFINE have factors and offsets, THRESHOLDS and VALLEY thresholds.
+    parameters: float32 [2, outputs], or thresholds of the sums' dtype: [levels, outputs], of VALLEY
+      [2 levels, outputs].
   """
 
   name: str
@@ -52,11 +54,15 @@ class Conv:
     else:
       bits = self.weight_bits, self.activation_bits
       format = Format(int(best_format(*bits)))
-    return Op(
-      Kind.CONV, format, *bits, *shape, kernel=(self.weights.shape[0], self.weights.shape[1]), strides=self.strides,
-      dilation=self.dilation, padding=self.padding, groups=self.groups, outputs=self.weights.shape[3],
-      output=self.output,
+    kernel = self.weights.shape[0], self.weights.shape[1]
+    op = Op(
+      Kind.CONV, format, *bits, *shape, kernel=kernel, strides=self.strides, dilation=self.dilation,
+      padding=self.padding, groups=self.groups, outputs=self.weights.shape[3], output=self.output,
     )  # fmt: skip
+    out_width = op.out_shape[1]
+    if format is Format.FLOATS and winograd.fits(kernel[1], self.strides[1], self.dilation[1], self.groups, out_width):
+      return dataclasses.replace(op, format=Format.WINOGRAD)
+    return op
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +72,28 @@ class MaxPool:
   Attributes:
     window, strides: [height, width].
     padding: ((top, bottom), (left, right)), below every code.
+    on_sums: the layer's sums are pooled before they become codes, in windows side by side.
   """
 
   window: tuple[int, int]
   strides: tuple[int, int]
   padding: tuple[tuple[int, int], tuple[int, int]]
+  on_sums: bool = False
 
-  def op(self, shape: tuple[int, int, int], following: Op) -> Op:
-    """The kernels' op for an input [height, width, channels], with the codes of the following op."""
+  @property
+  def is_tiled(self) -> bool:
+    """Whether windows lie side by side."""
+    return self.window == self.strides and self.padding == ((0, 0), (0, 0))
+
+  def op(self, shape: tuple[int, int, int], following: Op, before: Layer | None) -> Op:
+    """The kernels' op for an input [height, width, channels], between two layers.
+
+    Sums that rise with codes may be pooled as well as codes, and then become fewer codes.
+    """
+    rises = isinstance(before, Conv) and before.output is not Output.VALLEY
+    kind = Kind.POOL_SUMS if self.on_sums or (rises and self.is_tiled) else Kind.POOL
     return Op(
-      Kind.POOL, following.format, following.weight_bits, following.activation_bits, *shape, kernel=self.window,
+      kind, following.format, following.weight_bits, following.activation_bits, *shape, kernel=self.window,
       strides=self.strides, padding=self.padding, groups=following.groups, outputs=shape[2],
     )  # fmt: skip
 
@@ -111,8 +129,9 @@ class Segment:
                 padding=layer.padding, outputs=shapes[-1][2])  # fmt: skip
         shapes.append(op.out_shape)
     ops: list[Op] = []
-    for layer, shape in zip(reversed(self.layers), reversed(shapes[:-1])):
-      ops.insert(0, layer.op(shape) if isinstance(layer, Conv) else layer.op(shape, ops[0]))
+    befores = [None, *self.layers[:-1]]
+    for layer, before, shape in reversed(list(zip(self.layers, befores, shapes))):
+      ops.insert(0, layer.op(shape) if isinstance(layer, Conv) else layer.op(shape, ops[0], before))
     return ops
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import pathlib
@@ -68,12 +69,19 @@ class PackedModel:
     Args:
       path: of the file, by convention with the suffix ".dorefa".
 
+    Raises:
+      OSError: the directory does not exist or cannot be written, or the path is a directory.
+
     Example:
       >>> packed.save("model.dorefa")  # doctest: +SKIP
     """
     from dorefa_jax.inference.file import encode_graph
 
     target = pathlib.Path(path)
+    if not target.parent.is_dir():
+      raise FileNotFoundError(errno.ENOENT, "no such directory", str(target.parent))
+    if target.is_dir():
+      raise IsADirectoryError(errno.EISDIR, "a directory is in the file's place", str(target))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
       partial.write_bytes(encode_graph(self._graph))

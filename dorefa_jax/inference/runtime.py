@@ -15,7 +15,7 @@ from dorefa_jax.inference.chain import ELEMENTWISE
 from dorefa_jax.inference.float_ops import FLOAT_OPS
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
 from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
-from dorefa_jax.kernels import cpu, packing
+from dorefa_jax.kernels import cpu, packing, winograd
 from dorefa_jax.kernels.program import Output, encode
 
 EXACT_FLOAT = 2**24
@@ -60,7 +60,12 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
     return segment_in_xla(segment, x)
   segment = for_kernels(segment)
   ops = segment.ops()
-  arrays = [jnp.asarray(array) for layer in segment.layers if isinstance(layer, Conv) for array in pack_layer(layer)]
+  arrays = [
+    jnp.asarray(array)
+    for layer, op in zip(segment.layers, ops)
+    if isinstance(layer, Conv)
+    for array in pack_layer(layer, op.format)
+  ]
 
   def compiled(x: jax.Array) -> jax.Array:
     return cpu.run(x, encode(ops), arrays, ops[-1].out_shape, path)
@@ -84,18 +89,24 @@ def for_kernels(segment: Segment) -> Segment:
   return dataclasses.replace(segment, layers=tuple(layers))
 
 
-def pack_layer(layer: Conv) -> tuple[np.ndarray, np.ndarray]:
+def pack_layer(layer: Conv, format: packing.Format) -> tuple[np.ndarray, np.ndarray]:
   """A layer's weights in panels, and its parameters, group by group."""
-  op = layer.op((1 << 20, 1 << 20, layer.weights.shape[2] * layer.groups))
   height, width, channels, outputs = layer.weights.shape
-  weights = layer.weights.reshape(height * width, channels, outputs)
-  words = packing.pack_weights(weights, op.format, op.weight_bits, layer.groups)
+  if format is packing.Format.WINOGRAD:
+    weights = winograd.transform_weights(layer.weights)
+  else:
+    weights = layer.weights.reshape(height * width, channels, outputs)
+  words = packing.pack_weights(weights, format, layer.weight_bits or 1, layer.groups)
   padded = packing.padded_outputs(outputs // layer.groups)
   groups = []
   for part in np.split(layer.parameters, layer.groups, axis=1):
     # A padded channel's code must be 0: it has the line 0, and thresholds out of reach.
-    fill = 0 if layer.output is not Output.THRESHOLDS else _out_of_reach(part.dtype)
-    groups.append(np.pad(part, ((0, 0), (0, padded - part.shape[1])), constant_values=fill))
+    fill = np.zeros((len(part), padded - part.shape[1]), part.dtype)
+    if layer.output in (Output.THRESHOLDS, Output.VALLEY):
+      fill[:] = _out_of_reach(part.dtype)
+    if layer.output is Output.VALLEY:
+      fill[len(part) // 2 :] = -_out_of_reach(part.dtype)
+    groups.append(np.concatenate([part, fill], axis=1))
   return words, np.stack(groups)
 
 
@@ -130,13 +141,24 @@ def _layer_outputs(segment: Segment, x: jax.Array) -> Iterator[jax.Array]:
     levels = jnp.float32(2**first.activation_bits - 1)
     y = jnp.round(jnp.clip(y, 0, 1) * levels)
   for index, layer in enumerate(segment.layers):
+    later = segment.layers[index + 1 :]
     if isinstance(layer, MaxPool):
-      windows, strides = (1, *layer.window, 1), (1, *layer.strides, 1)
-      y = lax.reduce_window(y, np.float32(0), lax.max, windows, strides, ((0, 0), *layer.padding, (0, 0)))
+      if not layer.on_sums:  # else pooled with the layer before
+        y = _max_pool(layer, y)
     else:
-      following = next((later for later in segment.layers[index + 1 :] if isinstance(later, Conv)), None)
-      y = _output(layer, _sums(layer, y), following)
+      following = next((later for later in later if isinstance(later, Conv)), None)
+      y = _sums(layer, y)
+      if later and isinstance(later[0], MaxPool) and later[0].on_sums:
+        y = _max_pool(later[0], y)
+      y = _output(layer, y, following)
     yield y
+
+
+def _max_pool(layer: MaxPool, x: jax.Array) -> jax.Array:
+  # Codes are padded with zero, below which is none, and sums are not padded.
+  lowest = np.array(0 if not layer.on_sums else -_out_of_reach(x.dtype), x.dtype)
+  windows, strides = (1, *layer.window, 1), (1, *layer.strides, 1)
+  return lax.reduce_window(x, lowest, lax.max, windows, strides, ((0, 0), *layer.padding, (0, 0)))
 
 
 def _sums(layer: Conv, x: jax.Array) -> jax.Array:
@@ -155,11 +177,12 @@ def _sums(layer: Conv, x: jax.Array) -> jax.Array:
 
 def _output(layer: Conv, sums: jax.Array, following: Conv | None) -> jax.Array:
   """What the kernels make of sums: floats, or codes as floats."""
-  if layer.output is Output.THRESHOLDS:
+  if layer.output in (Output.THRESHOLDS, Output.VALLEY):
     code = jnp.zeros(sums.shape, jnp.float32)
-    for row in layer.parameters:
-      threshold = jnp.asarray(row).astype(sums.dtype).reshape(1, 1, 1, -1)
-      code = code + (sums >= jnp.broadcast_to(threshold, sums.shape)).astype(jnp.float32)
+    rising = len(layer.parameters) // (2 if layer.output is Output.VALLEY else 1)
+    for index, row in enumerate(layer.parameters):
+      threshold = jnp.broadcast_to(jnp.asarray(row).astype(sums.dtype).reshape(1, 1, 1, -1), sums.shape)
+      code = code + (sums >= threshold if index < rising else sums < threshold).astype(jnp.float32)
     return code
   factor, offset = (jnp.broadcast_to(jnp.asarray(row).reshape(1, 1, 1, -1), sums.shape) for row in layer.parameters)
   value = sums.astype(jnp.float32) * factor + offset
@@ -182,7 +205,7 @@ def apply_float_node(node: FloatNode, arrays: Sequence[jax.Array]) -> jax.Array:
     given = iter(arrays)
     operands = [next(given) if isinstance(value, int) else jnp.asarray(value) for value in node.inputs]
     if node.name in ELEMENTWISE:  # whose constants were narrowed
-      shape = arrays[0].shape
+      shape = np.broadcast_shapes(*[operand.shape for operand in operands])
       operands = [operand if operand.ndim == 0 else jnp.broadcast_to(operand, shape) for operand in operands]
     return op.apply(*operands, **node.parameters)
 

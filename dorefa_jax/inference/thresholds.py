@@ -81,7 +81,6 @@ def find_thresholds(
   inner: Callable[[jax.Array], jax.Array],
   outer: Callable[[jax.Array], jax.Array],
   to_value: Callable[[jax.Array], jax.Array],
-  low: int,
   high: int,
   channels: int,
   levels: int,
@@ -93,13 +92,13 @@ def find_thresholds(
   Args:
     inner, outer: before and after a max pooling, of values [probes, channels].
     to_value: int32 keys [probes, channels] to float32 values, increasing.
-    low, high: the range of keys.
+    high: the largest magnitude of a key.
     channels: of the values.
     levels: n = 2^A - 1: results are multiples of 1/n.
     is_exhaustive: look at every key for monotony, and refuse where there are too many.
 
   Returns:
-    thresholds: int64 [levels, channels], the smallest key in [low, high] whose code is at least
+    thresholds: int64 [levels, channels], the smallest key in [-high, high] whose code is at least
       1 ... n, or `high + 1` where none is. Of a channel that falls, for keys with the sign changed.
     falls: bool [channels].
 
@@ -113,11 +112,7 @@ def find_thresholds(
     return middle, jnp.round(outer(middle) * jnp.float32(levels))
 
   compiled = jax.jit(codes)
-  spread = np.unique(np.linspace(low, high, PROBES, dtype=np.float64).round().astype(np.int64))
-  probes = np.broadcast_to(spread.astype(np.int32)[:, None], (len(spread), channels))
-  middle, probed = (np.asarray(value, np.float64) for value in compiled(probes))
-  if not (np.isfinite(probed).all() and np.isfinite(middle).all()):
-    raise NoChain("a value is not finite")
+  middle, probed = _probe(compiled, _probes(high, channels))
   falls = middle[0] > middle[-1]
   directions = np.where(falls, -1, 1)
   if (np.diff(middle, axis=0) * directions < 0).any():
@@ -125,26 +120,104 @@ def find_thresholds(
   if (np.diff(probed, axis=0) * directions < 0).any():
     raise NoChain("its codes neither only rise nor only fall")
   if is_exhaustive:
-    _look_at_all(compiled, low, high, directions)
-  sign = np.broadcast_to(directions.astype(np.int32), (levels, channels))
-  wanted = np.broadcast_to(np.arange(1, levels + 1, dtype=np.float32)[:, None], (levels, channels))
+    _look_at_all(compiled, -high, high, directions)
+  shape = levels, channels
+  sign = np.broadcast_to(directions.astype(np.int32), shape)
+  wanted = _wanted(shape)
+  ends = np.full(shape, -high - 1, np.int32), np.full(shape, high + 1, np.int32)
+  return _bisect(lambda key: codes(key * sign)[1] >= wanted, *ends), falls
+
+
+def find_valleys(
+  first: Callable[[jax.Array], jax.Array],
+  second: Callable[[jax.Array], jax.Array],
+  third: Callable[[jax.Array], jax.Array],
+  to_value: Callable[[jax.Array], jax.Array],
+  high: int,
+  channels: int,
+  levels: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Where the codes of a chain with one |x| in it fall, and where they rise again, for integer keys.
+
+  Args:
+    first: up to the operand of |x|, which rises or falls alone.
+    second, third: from there to a max pooling of codes, and to the end.
+    to_value, high, channels, levels: as in `find_thresholds`.
+
+  Returns:
+    up: int64 [levels, channels], the smallest key where the operand is not negative and the code
+      at least 1 ... n, or `high + 1`.
+    down: int64 [levels, channels]: below it, and nowhere above, the code is at least 1 ... n where
+      the operand is negative; `-high` where none is.
+    falls: bool [channels]: the operand falls, and the keys above have their sign changed.
+
+  Raises:
+    NoChain: the operand neither only rises nor only falls, or codes do not fall and rise with it.
+  """
+
+  def codes(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    operand = first(to_value(keys))
+    middle = second(operand)
+    return operand, middle, jnp.round(third(middle) * jnp.float32(levels))
+
+  probes = _probes(high, channels)
+  operand, middle, probed = _probe(jax.jit(codes), probes)
+  falls = operand[0] > operand[-1]
+  directions = np.where(falls, -1, 1)
+  if (np.diff(operand, axis=0) * directions < 0).any():
+    raise NoChain("the operations before |x| neither only rise nor only fall")
+  is_right = np.minimum(operand[1:], operand[:-1]) >= 0
+  is_left = np.maximum(operand[1:], operand[:-1]) < 0
+  sides = directions * (is_right.astype(int) - is_left)  # 0 between the two probes around the turn
+  for values in (middle, probed):
+    if (np.diff(values, axis=0) * sides < 0).any():
+      raise NoChain("its codes do not fall and rise with |x|")
+  sign = directions.astype(np.int32)[None]
+  below, above = np.full((1, channels), -high - 1), np.full((1, channels), high + 1)
+  turn = _bisect(lambda key: codes(key * sign)[0] >= 0, below, above)
+  shape = levels, channels
+  wanted = _wanted(shape)
+  up = _bisect(
+    lambda key: codes(key * sign)[2] >= wanted, np.broadcast_to(turn - 1, shape), np.broadcast_to(above, shape)
+  )
+  mirrored = _bisect(
+    lambda key: codes(-key * sign)[2] >= wanted, np.broadcast_to(-turn, shape), np.broadcast_to(above, shape)
+  )
+  return up, 1 - mirrored, falls
+
+
+def _probes(high: int, channels: int) -> np.ndarray:
+  """int32 [probes, channels], from -high to high."""
+  spread = np.unique(np.linspace(-high, high, PROBES, dtype=np.float64).round().astype(np.int64))
+  return np.broadcast_to(spread.astype(np.int32)[:, None], (len(spread), channels))
+
+
+def _probe(codes: Callable[..., tuple[jax.Array, ...]], probes: np.ndarray) -> list[np.ndarray]:
+  """Raises NoChain where something is not finite."""
+  values = [np.asarray(value, np.float64) for value in codes(probes)]
+  if not all(np.isfinite(value).all() for value in values):
+    raise NoChain("a value is not finite")
+  return values
+
+
+def _wanted(shape: tuple[int, int]) -> np.ndarray:
+  return np.broadcast_to(np.arange(1, shape[0] + 1, dtype=np.float32)[:, None], shape)
+
+
+def _bisect(reached: Callable[[jax.Array], jax.Array], below: np.ndarray, above: np.ndarray) -> np.ndarray:
+  """int64: the smallest keys between `below` and `above` that are reached, or `above`."""
 
   @jax.jit
-  def bisect(sign: jax.Array, wanted: jax.Array) -> jax.Array:
-    # Invariant: codes at `below` are too small, codes at `above` reach it.
-    below = jnp.full(sign.shape, min(low, -high) - 1, jnp.int32)
-    above = jnp.full(sign.shape, max(high, -low) + 1, jnp.int32)
-
+  def search(below: jax.Array, above: jax.Array) -> jax.Array:
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
       below, above = bounds
       key = (below >> 1) + (above >> 1) + (below & above & 1)
-      reached = codes(key * sign)[1] >= wanted
-      is_inside = (key > below) & (key < above)
-      return jnp.where(is_inside & ~reached, key, below), jnp.where(is_inside & reached, key, above)
+      is_reached, is_inside = reached(key), (key > below) & (key < above)
+      return jnp.where(is_inside & ~is_reached, key, below), jnp.where(is_inside & is_reached, key, above)
 
     return jax.lax.fori_loop(0, 33, halve, (below, above))[1]
 
-  return np.asarray(bisect(sign, wanted), np.int64), falls
+  return np.asarray(search(below.astype(np.int32), above.astype(np.int32)), np.int64)
 
 
 def _look_at_all(

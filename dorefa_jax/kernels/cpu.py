@@ -21,6 +21,10 @@ XLA_PATH = "xla"
 """The path without compiled kernels."""
 
 
+class KernelPathError(ValueError):
+  """The environment variable names a path that is not here; the message says which there are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Availability:
   """Which kernels integer products run on.
@@ -46,7 +50,7 @@ def available() -> Availability:
     The path in use and the reason.
 
   Raises:
-    ValueError: the environment variable names an unknown path, or one that this machine lacks.
+    KernelPathError: the environment variable names an unknown path, or one that this machine lacks.
 
   Example:
     >>> available().path in ("avx512", "avx512vnni", "avx2", "portable", "xla")
@@ -60,7 +64,7 @@ def available() -> Availability:
     return Availability(names[0], "the best path of this processor")
   if forced != XLA_PATH and forced not in names:
     found = ", ".join([*names, XLA_PATH])
-    raise ValueError(f"{PATH_VARIABLE}={forced!r} is not available here; there are: {found}. {problem}".rstrip())
+    raise KernelPathError(f"{PATH_VARIABLE}={forced!r} is not available here; there are: {found}. {problem}".rstrip())
   return Availability(forced, f"{PATH_VARIABLE} is set")
 
 
@@ -108,10 +112,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
   suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
   files = sorted(folder.glob("_native*.so"), key=lambda file: not file.name.endswith(suffix))
   if not files:
-    return None, (
-      "The compiled kernels were not built when dorefa-jax was installed: install a C++17 compiler "
-      "(g++ or clang++), then reinstall with `pip install --force-reinstall --no-deps dorefa-jax`."
-    )
+    return None, _how_to_build(folder)
   try:
     library = ctypes.CDLL(str(files[0]))
     for target, symbol in (("dorefa_run", "DorefaRun"), ("dorefa_pack_weights", "DorefaPackWeights")):
@@ -122,6 +123,19 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
   library.dorefa_path_name.argtypes = library.dorefa_path_is_supported.argtypes = [ctypes.c_int64]
   library.dorefa_path_name.restype = ctypes.c_char_p
   return library, ""
+
+
+def _how_to_build(folder: pathlib.Path) -> str:
+  checkout = folder.parents[1]
+  if (checkout / "pyproject.toml").is_file():
+    return (
+      f"dorefa_jax is imported from a checkout, {checkout}, in which its kernels were not compiled: run "
+      "`pip install -e .` there, with a C++17 compiler (g++ or clang++) installed."
+    )
+  return (
+    "The compiled kernels were not built when dorefa-jax was installed: install a C++17 compiler "
+    "(g++ or clang++), then install dorefa-jax from its sources again, with `pip install --force-reinstall --no-deps`."
+  )
 
 
 @functools.cache

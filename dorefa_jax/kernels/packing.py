@@ -43,16 +43,25 @@ CHANNEL_MULTIPLE = 16
 
 
 class Format(enum.IntEnum):
-  """What a 32-bit word holds: one bit of 32 channels, the codes of 4, or a float."""
+  """What a 32-bit word holds: one bit of 32 channels, the codes of 4, or a float of one.
+
+  WINOGRAD is FLOATS of transformed rows, see `dorefa_jax.kernels.winograd`.
+  """
 
   BITS = 0
   BYTES = 1
   FLOATS = 2
+  WINOGRAD = 3
 
   @property
   def channels_per_word(self) -> int:
     """Channels that a word holds."""
-    return {Format.BITS: 32, Format.BYTES: 4, Format.FLOATS: 1}[self]
+    return {Format.BITS: 32, Format.BYTES: 4}.get(self, 1)
+
+  @property
+  def is_float(self) -> bool:
+    """Whether words are floats instead of codes."""
+    return self in (Format.FLOATS, Format.WINOGRAD)
 
 
 def padded_outputs(outputs: int) -> int:
@@ -69,7 +78,7 @@ def weight_words(format: Format, bits: int, shape: tuple[int, int, int], groups:
   """32-bit words of packed weights.
 
   Args:
-    format: BITS, BYTES or FLOATS.
+    format: of the words.
     bits: W.
     shape: [taps, channels of a group, outputs of all groups].
     groups: of a convolution.
@@ -91,8 +100,8 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
 
   Args:
     codes: uint8 [taps, channels of a group, outputs of all groups], below 2^bits; the weights
-      themselves, float32, where `format` is FLOATS.
-    format: BITS, BYTES or FLOATS.
+      themselves, float32, of the float formats.
+    format: of the words.
     bits: W, 1 to 8.
     groups: of a convolution.
 
@@ -114,7 +123,7 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
     raise ValueError(f"codes must be [taps, channels, outputs] and not empty, got shape {codes.shape}")
   if codes.shape[2] % groups:
     raise ValueError(f"groups must divide the outputs, got {groups} and {codes.shape[2]}")
-  if format is not Format.FLOATS and (codes.dtype != np.uint8 or codes.max() >> bits):
+  if not format.is_float and (codes.dtype != np.uint8 or codes.max() >> bits):
     raise ValueError(f"codes must be uint8 below {1 << bits}, got {codes.dtype} up to {codes.max()}")
   parts = []
   for group in np.split(codes, groups, axis=2):
@@ -129,7 +138,7 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
 
 def _planes(codes: np.ndarray, format: Format, bits: int) -> list[np.ndarray]:
   """What the words of a panel are made of: [taps, channels, outputs] each."""
-  if format is Format.FLOATS:
+  if format.is_float:
     return [np.asarray(codes, np.float32)]
   if format is Format.BITS:
     return [(codes >> plane) & 1 for plane in range(bits)]
@@ -139,7 +148,7 @@ def _planes(codes: np.ndarray, format: Format, bits: int) -> list[np.ndarray]:
 
 def _words(plane: np.ndarray, format: Format) -> np.ndarray:
   """[taps, channels, outputs] to uint32 [taps, words, outputs]."""
-  if format is Format.FLOATS:
+  if format.is_float:
     return plane.view(np.uint32)
   taps, channels, outputs = plane.shape
   per_word = format.channels_per_word

@@ -16,18 +16,21 @@ class Kind(enum.IntEnum):
 
   CONV = 0
   POOL = 1
+  POOL_SUMS = 2
 
 
 class Output(enum.IntEnum):
   """What becomes of a convolution's sums.
 
   FLOATS: `factor * sum + offset`. AFFINE: the code `trunc(clamp(factor * sum + offset, 0, n))`.
-  THRESHOLDS: the code that counts the thresholds that the sum has reached.
+  THRESHOLDS: the code that counts the thresholds that the sum has reached. VALLEY: the same, and
+  those of a second set that are above the sum are counted too.
   """
 
   FLOATS = 0
   AFFINE = 1
   THRESHOLDS = 2
+  VALLEY = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Op:
   """One op; the fields are int32 in the compiled kernels, in this order.
 
   Attributes:
-    kind: CONV, or POOL, the maximum over windows of codes.
+    kind: CONV; POOL, the maximum over windows of codes; POOL_SUMS, the maximum over windows, side by
+      side, of the sums of the convolution before it, which become codes behind it.
     format: of the input, and of a convolution's weights.
     weight_bits, activation_bits: 1 to 8; the latter of the input.
     height, width, channels: of an image of the input.

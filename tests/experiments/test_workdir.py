@@ -32,6 +32,16 @@ def test_another_config_is_named_field_by_field(tmp_path):
   assert "config.more: None there, 1 here; config.train.epochs: 1 there, 2 here" in str(error.value)
 
 
+def test_what_fails_before_it_makes_anything_binds_nobody(tmp_path):
+  with pytest.raises(UsageError, match="no data"), open_workdir(tmp_path, "a.json", CONFIG):
+    raise UsageError("no data")
+  assert opened(tmp_path, {"bits": "8,8,8"}) == [".lock", "a.json"]
+  (tmp_path / "checkpoint").touch()
+  with pytest.raises(UsageError, match="disk"), open_workdir(tmp_path, "a.json", {"bits": "8,8,8"}):
+    raise UsageError("disk")
+  assert opened(tmp_path, {"bits": "8,8,8"}) == [".lock", "a.json", "checkpoint"]
+
+
 def test_a_foreign_directory_is_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   with pytest.raises(UsageError, match="is not empty and has no a.json"):

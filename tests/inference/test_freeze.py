@@ -85,8 +85,7 @@ def test_variants_of_the_svhn_model(kind, quantize_ends):
   variables = spread(model.init(jax.random.key(0), x[:1]))
   packed = dorefa.freeze(model, variables, bits=bits)
   check(packed, jax.jit(lambda x: model.apply(variables, x, bits=bits))(x), x, paths=PATHS[:1])
-  # |x| is no threshold: such layers read floats, and say so.
-  assert bool(packed.graph.notes) == (kind == "abs_clip")
+  assert not packed.graph.notes  # no floats are stored between layers
 
 
 class Sequential(nn.Module):
@@ -246,11 +245,47 @@ def test_a_dense_layer_on_pixels_keeps_them(first):
   check(packed, expected, x)
 
 
+@pytest.mark.parametrize("window", [(2, 2), (3, 3)])
+@pytest.mark.parametrize("is_pooled_first", [False, True])
+@pytest.mark.parametrize("activation_bits", [1, 2, 4])
+def test_a_chain_that_turns_at_its_absolute_value(window, is_pooled_first, activation_bits):
+  bits = dorefa.BitWidths(1, activation_bits, 32)
+
+  def pool(x):
+    return nn.max_pool(x, window, (2, 2))
+
+  def fold(x):
+    return dorefa.bound(x, "abs_clip")
+
+  def layers():
+    some = [pool, fold] if is_pooled_first else [fold, pool]
+    layers = [nn.Conv(32, (3, 3)), nn.BatchNorm(use_running_average=True), fold, emulated(40, (3, 3), bits)]
+    return [*layers, nn.BatchNorm(use_running_average=True), *some, emulated(6, (3, 3), bits)]
+
+  packed, expected, x = freeze_chain(layers, (8, 8, 3))
+  check(packed, expected, x, paths=PATHS)
+  # A maximum that is folded must be found among the sums, which kernels do in windows side by side.
+  is_beyond = is_pooled_first and window == (3, 3)
+  assert [len(node.layers) for node in segments(packed)] == ([2, 1] if is_beyond else [4])
+  assert bool(packed.graph.notes) == is_beyond
+
+
+@pytest.mark.parametrize("scale", [1.0, None])
+def test_a_constant_that_alone_gives_the_shape_keeps_it(scale):
+  scales = jnp.linspace(0.5, 2, 16)[None] if scale is None else jnp.full((1, 16), scale)
+
+  def scaled_mean(x):
+    return jax.nn.log_softmax(x.mean(-1, keepdims=True) * scales + x)
+
+  packed, expected, x = freeze_chain(lambda: [emulated(16), scaled_mean], (24,))
+  check(packed, expected, x)
+
+
 def test_a_chain_that_turns_within_few_of_many_sums_is_no_chain():
   bits = dorefa.BitWidths(8, 8, 32)
 
   def fold(x):
-    return dorefa.bound(x, "abs_clip")
+    return dorefa.bound(jnp.square(x))
 
   packed, expected, x = freeze_chain(lambda: [emulated(8, bits=bits), fold, emulated(6, bits=bits)], (4608,))
   assert len(segments(packed)) == 2

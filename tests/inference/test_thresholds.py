@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dorefa_jax.inference.chain import NoChain, narrow
-from dorefa_jax.inference.thresholds import find_thresholds, fit_affine, line_thresholds, ordered_to_float
+from dorefa_jax.inference.thresholds import (
+  find_thresholds,
+  find_valleys,
+  fit_affine,
+  line_thresholds,
+  ordered_to_float,
+)
 
 
 def identity(x):
@@ -29,7 +35,7 @@ def test_thresholds_and_lines_give_the_codes_of_any_batch_norm(seed, bits, high)
     value = x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
     return jnp.round(jnp.clip(value, 0, 1) * levels) / levels
 
-  thresholds, falls = find_thresholds(codes, identity, float_keys, -high, high, channels, levels)
+  thresholds, falls = find_thresholds(codes, identity, float_keys, high, channels, levels)
   sums = np.arange(-high, high + 1)
   expected = np.asarray(jnp.round(codes(jnp.asarray(np.repeat(sums[:, None], channels, 1), jnp.float32)) * levels))
   signed = np.where(falls, -1, 1) * sums[:, None]
@@ -41,6 +47,36 @@ def test_thresholds_and_lines_give_the_codes_of_any_batch_norm(seed, bits, high)
   np.testing.assert_array_equal((signed[None] >= back[:, None]).sum(0), line)
 
 
+@given(seed=st.integers(0, 10**6), bits=st.integers(1, 4), high=st.integers(1, 3000))
+def test_valleys_give_the_codes_of_any_absolute_value(seed, bits, high):
+  rng = np.random.default_rng(seed)
+  channels, levels = 5, 2**bits - 1
+  factor = (rng.normal(size=(1, channels)) * rng.choice([0, 1e-3, 0.03, 1])).astype(np.float32)
+  offset = (rng.normal(size=(1, channels)) * rng.choice([0.1, 1, 100])).astype(np.float32)
+
+  def operand(x):
+    return x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
+
+  def codes(x):
+    return jnp.round(jnp.clip(jnp.abs(x), 0, 1) * levels) / levels
+
+  up, down, falls = find_valleys(operand, codes, identity, float_keys, high, channels, levels)
+  sums = np.arange(-high, high + 1)
+  values = jnp.asarray(np.repeat(sums[:, None], channels, 1), jnp.float32)
+  expected = np.asarray(jnp.round(codes(operand(values)) * levels))
+  signed = np.where(falls, -1, 1) * sums[:, None]
+  counted = (signed[None] >= up[:, None]).sum(0) + (signed[None] < down[:, None]).sum(0)
+  np.testing.assert_array_equal(counted, expected)
+
+
+def test_a_valley_that_is_none_is_refused():
+  for second in (lambda x: x, lambda x: -jnp.abs(x)):
+    with pytest.raises(NoChain, match="do not fall and rise"):
+      find_valleys(identity, second, identity, float_keys, 10, 2, 3)
+  with pytest.raises(NoChain, match=r"before \|x\|"):
+    find_valleys(jnp.square, jnp.abs, identity, float_keys, 10, 2, 3)
+
+
 def test_lines_fit_nearly_always():
   rng = np.random.default_rng(0)
   channels, levels, high = 500, 3, 2000
@@ -49,7 +85,7 @@ def test_lines_fit_nearly_always():
   def codes(x):
     return jnp.round(jnp.clip(x * jnp.broadcast_to(factor, x.shape) + 0.3, 0, 1) * levels) / levels
 
-  thresholds, _ = find_thresholds(codes, identity, float_keys, -high, high, channels, levels)
+  thresholds, _ = find_thresholds(codes, identity, float_keys, high, channels, levels)
   assert fit_affine(thresholds, levels, -high, high)[2].mean() > 0.99
 
 
@@ -64,7 +100,7 @@ def test_lines_fit_nearly_always():
 )
 def test_functions_that_are_no_thresholds_are_refused(inner, outer, message):
   with pytest.raises(NoChain, match=message):
-    find_thresholds(inner, outer, float_keys, -10, 10, 2, 3)
+    find_thresholds(inner, outer, float_keys, 10, 2, 3)
 
 
 def test_keys_are_in_the_order_of_floats():

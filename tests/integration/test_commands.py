@@ -150,7 +150,9 @@ def test_freeze_and_predict(capfd, trained, tmp_path):
   assert predict.main([str(model), str(picture), str(picture)]) == 0
   assert capfd.readouterr().out.count(f"{picture}: class ") == 2
   fails(capfd, freeze.main, [f"--workdir={tmp_path}"], "--workdir", "config.json")
-  fails(capfd, freeze.main, [f"--workdir={trained}", "--output=/nowhere/x"], "--output: no directory")
+  fails(capfd, freeze.main, [f"--workdir={tmp_path / 'none'}"], "--workdir: no directory")
+  fails(capfd, freeze.main, [f"--workdir={trained}", "--output=/nowhere/x"], "--output: a file in a directory")
+  fails(capfd, freeze.main, [f"--workdir={trained}", f"--output={tmp_path}"], "--output: a file in a directory")
   fails(capfd, freeze.main, [f"--workdir={trained}", "--mat=/nowhere"], "--mat: no file")
   fails(capfd, freeze.main, [f"--workdir={trained}", "--bits=1,2"], "--bits")
   fails(capfd, predict.main, [str(tmp_path / "none"), str(picture)], "none cannot be read: No such file")

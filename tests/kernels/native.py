@@ -112,11 +112,13 @@ def convolve(x, w, strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), gr
   return y
 
 
-def parameters(rows, outputs, groups=1):
-  """[rows] of [outputs], padded to panels, group by group."""
+def parameters(rows, outputs, groups=1, fill=None):
+  """[rows] of [outputs], padded to panels with zeros or one value a row, group by group."""
   rows = np.stack([np.broadcast_to(row, (outputs,)) for row in rows])
-  width = -(-(outputs // groups) // 16) * 16
-  parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in np.split(rows, groups, axis=1)]
+  missing = -(outputs // groups) % 16
+  padding = np.zeros((len(rows), missing), rows.dtype)
+  padding += 0 if fill is None else np.array(fill, rows.dtype)[:, None]
+  parts = [np.concatenate([part, padding], axis=1) for part in np.split(rows, groups, axis=1)]
   return np.ascontiguousarray(np.concatenate(parts, axis=None))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dorefa_jax.kernels import packing
+from dorefa_jax.kernels import packing, winograd
 from dorefa_jax.kernels.packing import Format
 from dorefa_jax.kernels.program import Kind, Op, Output
 from tests.kernels import native
@@ -107,6 +107,40 @@ def test_floats_are_convolved_as_numpy_does(path):
   np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@given(data=st.data())
+def test_winograd_differs_from_plain_sums_by_rounding(path, data):
+  draw = data.draw
+  width = draw(st.integers(winograd.MIN_WIDTH, winograd.MAX_WIDTH))
+  columns = draw(st.integers(1, 9)) * winograd.tile_outputs(width)
+  left = draw(st.integers(0, 2))
+  right = draw(st.integers(0, min(2, columns + width - 2 - left)))
+  kernel, strides, dilation = (draw(sizes), width), (draw(sizes), 1), (draw(sizes), 1)
+  shape = 5, columns + width - 1 - left - right, draw(st.integers(1, 9))
+  rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+  x = rng.uniform(-1, 1, (draw(st.integers(1, 3)), *shape)).astype(np.float32)
+  w = rng.uniform(-1, 1, (*kernel, shape[2], draw(st.integers(1, 70)))).astype(np.float32)
+  geometry = {"strides": strides, "dilation": dilation, "padding": ((2, 1), (left, right))}
+  op = native.conv_op(x, w, Format.WINOGRAD, (1, 1), **geometry)
+  words = packing.pack_weights(winograd.transform_weights(w), Format.WINOGRAD, 1)
+  params = native.parameters([np.float32(1), np.float32(0)], w.shape[3])
+  got = native.run(x, [op], [words, params], path).reshape(len(x), *op.out_shape)
+  want = native.convolve(x.astype(np.float64), w.astype(np.float64), **geometry)
+  np.testing.assert_allclose(got, want, atol=2e-6 * kernel[0] * width * shape[2])
+  x[-1, 0, 0, 0] = np.inf
+  bad = native.run(x, [op], [words, params], path)
+  assert np.isnan(bad[-1]).all()
+  np.testing.assert_array_equal(bad[:-1], got.reshape(bad.shape)[:-1])
+
+
+@pytest.mark.parametrize("geometry", [{"strides": (1, 2)}, {"dilation": (1, 2)}, {"padding": ((0, 0), (0, 1))}])
+def test_winograd_refuses_what_it_cannot_compute(geometry):
+  x, w = np.zeros((1, 5, 12, 3), np.float32), np.zeros((3, 5, 3, 16), np.float32)
+  op = native.conv_op(x, w, Format.WINOGRAD, (1, 1), **geometry)
+  with pytest.raises(ValueError, match="rows of whole tiles"):
+    native.run(x, [op], [np.zeros(3 * 18 * 16, np.float32), np.zeros(32, np.float32)], PATHS[-1])
+
+
 @pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
 @given(
   bits=st.integers(1, 8),
@@ -121,10 +155,11 @@ def test_packing_is_the_one_in_numpy(format, bits, taps, channels, outputs, grou
   np.testing.assert_array_equal(native.pack(codes, format, bits, groups), expected)
 
 
-POOLS = {  # (window, strides, padding): windows that overlap, and windows side by side
+POOLS = {  # (kind, window, strides, padding): windows that overlap, and windows side by side
   "none": None,
-  "overlapping": ((3, 2), (2, 2), ((1, 0), (0, 1))),
-  "side by side": ((2, 3), (2, 3), ((0, 0), (0, 0))),
+  "overlapping": (Kind.POOL, (3, 2), (2, 2), ((1, 0), (0, 1))),
+  "side by side": (Kind.POOL, (2, 3), (2, 3), ((0, 0), (0, 0))),
+  "of sums": (Kind.POOL_SUMS, (2, 3), (2, 3), ((0, 0), (0, 0))),
 }
 
 
@@ -138,8 +173,8 @@ def chain(rng, bits, format, output, groups, channels, pool, next_padding):
   height, width, _ = first.out_shape
   ops = [first]
   if pool:
-    size, strides, padding = pool
-    window = Op(Kind.POOL, format, weight_bits, input_bits, height, width, middle, size, strides, (1, 1),
+    kind, size, strides, padding = pool
+    window = Op(kind, format, weight_bits, input_bits, height, width, middle, size, strides, (1, 1),
                 padding, groups, middle)  # fmt: skip
     ops.append(window)
     height, width, _ = window.out_shape
@@ -154,27 +189,38 @@ def chain(rng, bits, format, output, groups, channels, pool, next_padding):
     rows = [factor, offset]
   else:
     rows = np.sort(rng.integers(-200, 200, (levels, middle)), axis=0).astype(np.int32)
+  if output is Output.VALLEY:
+    up = np.sort(rng.integers(0, 200, (levels, middle)), axis=0).astype(np.int32)
+    rows = np.concatenate([up, -up])
   one = [np.float32(1), np.float32(0)]
+  never = [2**31 - 1] * levels + [-(2**31)] * levels  # thresholds of padded channels, whose code is zero
   arrays = [
     native.pack(first_codes.reshape(6, -1, middle), format, weight_bits, groups),
-    native.parameters(rows, middle, groups),
+    native.parameters(rows, middle, groups, None if output is Output.AFFINE else never[: len(rows)]),
     native.pack(last_codes.reshape(4, -1, 24), format, weight_bits, groups),
     native.parameters(one, 24, groups),
   ]
 
-  def reference(x):
-    sums = native.convolve(
-      native.quantize(x, input_bits), native.signed(first_codes, weight_bits), padding=first.padding, groups=groups
-    )
+  def to_codes(sums):
     if output is Output.AFFINE:
       values = sums.astype(np.float32) * rows[0] + rows[1]
-      codes = np.clip(values, 0, levels).astype(np.int64)
-    else:
-      codes = (sums[None] >= rows[:, None, None, None]).sum(0)
-    if pool:
-      padded = np.pad(codes, ((0, 0), *padding, (0, 0)))
-      views = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
-      codes = views[:, :: strides[0], :: strides[1]].max((-1, -2))
+      return np.clip(values, 0, levels).astype(np.int64)
+    codes = (sums[None] >= rows[:levels, None, None, None]).sum(0)
+    return codes + (sums[None] < rows[levels:, None, None, None]).sum(0)
+
+  def maxima(values):
+    padded = np.pad(values, ((0, 0), *padding, (0, 0)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))
+    return views[:, :: strides[0], :: strides[1]].max((-1, -2))
+
+  def reference(x):
+    x = native.quantize(x, input_bits)
+    sums = native.convolve(x, native.signed(first_codes, weight_bits), padding=first.padding, groups=groups)
+    if pool and kind is Kind.POOL_SUMS:
+      sums = maxima(sums)
+    codes = to_codes(sums)
+    if pool and kind is Kind.POOL:
+      codes = maxima(codes)
     return native.convolve(codes, native.signed(last_codes, weight_bits), padding=next_padding, groups=groups)
 
   return ops, arrays, reference
@@ -182,7 +228,7 @@ def chain(rng, bits, format, output, groups, channels, pool, next_padding):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
-@pytest.mark.parametrize("output", [Output.AFFINE, Output.THRESHOLDS])
+@pytest.mark.parametrize("output", [Output.AFFINE, Output.THRESHOLDS, Output.VALLEY])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 3), (1, 35), (1, 70), (2, 64)])
 def test_codes_pass_between_convolutions(path, format, output, groups, channels):
   rng = np.random.default_rng(0)

@@ -79,16 +79,19 @@ bool any_not_finite(const float* x, int64_t count) {
 }
 
 // An image of floats into the first op's input; tells whether it met a NaN.
-bool fill_input(const float* x, const Step& step, uint32_t* image) {
+bool fill_input(const float* x, const Step& step, float* line, uint32_t* image) {
   const Op& op = step.op;
-  const bool is_float = op.format == Format::kFloats;
-  bool nan = is_float && any_not_finite(x, int64_t{op.height} * op.width * op.channels);
+  bool nan = is_float(op.format) && any_not_finite(x, int64_t{op.height} * op.width * op.channels);
   for (int64_t y = 0; y < op.height; ++y) {
     const float* row = x + y * op.width * op.channels;
+    if (op.format == Format::kWinograd) {
+      transform_row(row, step, line, reinterpret_cast<float*>(image + (y + op.pad_top) * step.row_words));
+      continue;
+    }
     for (int64_t g = 0; g < op.groups; ++g) {
       uint32_t* out = image + g * step.group_words + (y + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
       const float* from = row + g * step.group_channels;
-      if (!is_float) {
+      if (!is_float(op.format)) {
         nan |= quantize_pixels(from, op.width, op.channels, step, out);
       } else if (op.groups == 1) {
         std::memcpy(out, from, op.width * op.channels * sizeof(float));
@@ -221,15 +224,6 @@ void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* r
   }
 }
 
-// Whether a pooling's windows lie side by side: sums are then pooled before they become codes, of
-// which there are fewer. Codes do not fall where sums rise, so that both orders give the same.
-bool pools_sums(const Step& pool) {
-  const Op& op = pool.op;
-  return op.kind == Kind::kPool && op.kernel_height == op.stride_height && op.kernel_width == op.stride_width &&
-         op.dilation_height == 1 && op.dilation_width == 1 && pool.padded_height == op.height &&
-         pool.padded_width == op.width;
-}
-
 // Pools a strip of sums, [kernel height][width][stride] of either type, into the codes of one row.
 template <class Sum>
 void pool_strip(const Step& pool, const float* sums, int64_t stride, const Sink& sink, int64_t first_row) {
@@ -254,6 +248,7 @@ void multiply(const Product& p, const Sink& sink) {
     case Format::kBits: return multiply_group<Format::kBits>(p, sink);
     case Format::kBytes: return multiply_group<Format::kBytes>(p, sink);
     case Format::kFloats: return multiply_group<Format::kFloats>(p, sink);
+    case Format::kWinograd: return multiply_group<Format::kWinograd>(p, sink);
   }
 }
 
@@ -274,7 +269,7 @@ void multiply_pooled(Product p, Sink sink, const Step& pool, uint32_t* sums, int
       sink.sums = nullptr;
       const int64_t row = (i * pool.out_height + y) * pool.out_width;
       const float* strip = reinterpret_cast<const float*>(sums);
-      if (step.op.format == Format::kFloats) {
+      if (is_float(step.op.format)) {
         pool_strip<Simd::Floats>(pool, strip, sink.params_stride, sink, row);
       } else {
         pool_strip<Simd::Ints>(pool, strip, sink.params_stride, sink, row);
@@ -288,9 +283,8 @@ void convolve(const Step& step, const Step* pool, const Buffers& buffers, const 
   const int64_t pixels = step.out_height * step.out_width;
   Product p{&step, nullptr, buffers.row_offsets, images * pixels, nullptr, 0, 0};
   const int64_t bits = step.op.format == Format::kBits ? step.op.weight_bits : 1;
-  const int64_t taps = int64_t{step.op.kernel_height} * step.op.kernel_width;
-  const int64_t words = group_words(step.op.format, bits, taps, step.group_channels, step.group_outputs);
-  const int64_t params = sink.params_stride * (sink.output == Output::kThresholds ? sink.levels : 2);
+  const int64_t words = group_words(step.op.format, bits, step.taps(), step.group_channels, step.group_outputs);
+  const int64_t params = step.params.size / step.op.groups;
   for (int64_t g = 0; g < step.op.groups; ++g) {
     p.input = input + g * step.group_words;
     p.weights = static_cast<const uint32_t*>(step.weights.data) + g * words;
@@ -322,13 +316,13 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
   const size_t count = program.steps.size();
   for (int64_t i = 0; i < images; ++i) {
     const Step& first = program.steps[0];
-    buffers.nan[i] = fill_input(x + i * program.in_size, first, buffers.inputs[0] + i * first.image_words);
+    buffers.nan[i] = fill_input(x + i * program.in_size, first, buffers.line, buffers.inputs[0] + i * first.image_words);
   }
   for (size_t s = 0; s < count; ++s) {
     const Step& step = program.steps[s];
     const Step* next = s + 1 < count ? &program.steps[s + 1] : nullptr;
     uint32_t* input = buffers.inputs[s];
-    if (step.op.kind == Kind::kPool) {
+    if (step.is_pool()) {
       for (int64_t i = 0; i < images; ++i) {
         for (int64_t g = 0; g < step.op.groups; ++g) {
           pool(step, input + i * step.image_words + g * step.group_words, *next, buffers.pooled_rows,
@@ -337,7 +331,7 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
       }
       continue;
     }
-    const Step* pool = next && pools_sums(*next) ? next : nullptr;
+    const Step* pool = next && next->op.kind == Kind::kPoolSums ? next : nullptr;
     if (pool) next = &program.steps[++s + 1];
     const Step& out = pool ? *pool : step;  // whose pixels the codes are of
     int32_t* row = buffers.row_offsets;
@@ -345,7 +339,7 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
     for (int64_t i = 0; i < images; ++i) {
       for (int64_t v = 0; v < step.out_height; ++v) {
         for (int64_t u = 0; u < step.out_width; ++u) {
-          *row++ = pixel_offset(step, i, v * step.op.stride_height, u * step.op.stride_width);
+          *row++ = pixel_offset(step, i, v * step.op.stride_height, u * step.op.stride_width / step.tile);
         }
       }
       for (int64_t v = 0; next && v < out.out_height; ++v) {

@@ -12,15 +12,19 @@ enum class Format : int32_t {
   kBits = 0,    // bit i: one bit plane of channel i of 32
   kBytes = 1,   // byte i: the code of channel i of 4
   kFloats = 2,  // one channel
+  kWinograd = 3,  // one channel at one point of a tile of a row, see ../winograd.py
 };
 
 constexpr int64_t kPanelChannels = 64;   // output channels of a weight panel
 constexpr int64_t kChannelMultiple = 16;  // a narrower last panel is padded to this
 constexpr int kMaxBits = 8;
+constexpr int kPoints = 6;  // of a Winograd tile, of 7 - k outputs where kernels are k wide
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+inline bool is_float(Format format) { return format == Format::kFloats || format == Format::kWinograd; }
 
 inline int64_t channels_per_word(Format format) {
   return format == Format::kBits ? 32 : format == Format::kBytes ? 4 : 1;

@@ -15,6 +15,7 @@ namespace avx2 {
 #include "simd_avx2.h"
 #include "sink.h"
 #include "tile.h"
+#include "winograd.h"
 #include "block.h"
 }  // namespace avx2
 }  // namespace dorefa

@@ -16,6 +16,7 @@ namespace avx512 {
 #include "simd_avx512.h"
 #include "sink.h"
 #include "tile.h"
+#include "winograd.h"
 #include "block.h"
 }  // namespace avx512
 }  // namespace dorefa

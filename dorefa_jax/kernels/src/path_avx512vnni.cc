@@ -15,6 +15,7 @@ namespace avx512vnni {
 #include "simd_avx512.h"
 #include "sink.h"
 #include "tile.h"
+#include "winograd.h"
 #include "block.h"
 }  // namespace avx512vnni
 }  // namespace dorefa

@@ -6,6 +6,7 @@ namespace portable {
 #include "simd_portable.h"
 #include "sink.h"
 #include "tile.h"
+#include "winograd.h"
 #include "block.h"
 }  // namespace portable
 }  // namespace dorefa

@@ -12,6 +12,7 @@ namespace dorefa {
 // Where one thread keeps the operands of a block of images.
 struct Buffers {
   std::vector<uint32_t*> inputs;  // of each step; padding is zero
+  float* line;            // a row of input taken apart
   int32_t* word_sums;     // of one plane
   int32_t* column_sums;   // of one row
   uint32_t* pooled_rows;  // a row of each plane

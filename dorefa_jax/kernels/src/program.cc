@@ -18,9 +18,9 @@ std::string describe(const Op& op, size_t index) {
 bool in_range(int64_t value, int64_t low, int64_t high) { return low <= value && value <= high; }
 
 std::string check_fields(const Op& op) {
-  if (op.kind != Kind::kConv && op.kind != Kind::kPool) return "unknown kind";
-  if (!in_range(static_cast<int64_t>(op.format), 0, 2)) return "unknown format";
-  if (!in_range(static_cast<int64_t>(op.output), 0, 2)) return "unknown output";
+  if (!in_range(static_cast<int64_t>(op.kind), 0, 2)) return "unknown kind";
+  if (!in_range(static_cast<int64_t>(op.format), 0, 3)) return "unknown format";
+  if (!in_range(static_cast<int64_t>(op.output), 0, 3)) return "unknown output";
   if (!in_range(op.weight_bits, 1, kMaxBits)) {
     return "bits of weights must be 1 to 8, got " + std::to_string(op.weight_bits);
   }
@@ -35,7 +35,7 @@ std::string check_fields(const Op& op) {
     if (!in_range(pad, 0, kMaxExtent)) return "a padding is out of range: " + std::to_string(pad);
   }
   if (op.channels % op.groups || op.outputs % op.groups) return "groups do not divide the channels";
-  if (op.kind == Kind::kPool && (op.outputs != op.channels || op.format == Format::kFloats)) {
+  if (op.kind != Kind::kConv && (op.outputs != op.channels || is_float(op.format))) {
     return "a pooling keeps its channels, which are codes";
   }
   return "";
@@ -56,6 +56,18 @@ std::string derive(Step* step) {
 
   step->pixel_words = pixel_words(op.format, step->group_channels);
   step->row_words = step->padded_width * step->pixel_words;
+  step->tile = 1;
+  if (op.format == Format::kWinograd) {
+    step->tile = kPoints + 1 - op.kernel_width;
+    if (!in_range(step->tile, 2, 4) || op.stride_width != 1 || op.dilation_width != 1 || op.groups != 1 ||
+        step->out_width % step->tile) {
+      return "a Winograd product needs a kernel 3 to 5 wide without steps or groups, and rows of whole tiles";
+    }
+    const int64_t tiles = step->out_width / step->tile;
+    step->point_words = tiles * step->pixel_words;
+    step->row_words = kPoints * step->point_words;
+    step->line_words = (step->tile * (tiles + 2)) * step->pixel_words;
+  }
   if (step->padded_height > kMaxElements / step->row_words) return "the input is too large";
   step->plane_words = step->padded_height * step->row_words;
   step->group_words = planes(op.format, op.activation_bits) * step->plane_words;
@@ -66,7 +78,7 @@ std::string derive(Step* step) {
   if (taps > kMaxExtent) return "the kernel is too large";
   for (int64_t y = 0; y < op.kernel_height; ++y) {
     const int64_t row = y * op.dilation_height * step->row_words;
-    if (op.dilation_width == 1) {
+    if (op.dilation_width == 1) {  // always, of a Winograd product
       step->segments.push_back(row);
       continue;
     }
@@ -74,8 +86,9 @@ std::string derive(Step* step) {
       step->segments.push_back(row + x * op.dilation_width * step->pixel_words);
     }
   }
-  step->segment_words = (op.dilation_width == 1 ? op.kernel_width : 1) * step->pixel_words;
-  if (op.kind == Kind::kPool) return "";
+  const bool is_run = op.dilation_width == 1 && op.format != Format::kWinograd;
+  step->segment_words = (is_run ? op.kernel_width : 1) * step->pixel_words;
+  if (step->is_pool()) return "";
 
   const int64_t weight_levels = step->levels(op.weight_bits);
   if (op.format == Format::kBits) {
@@ -84,7 +97,7 @@ std::string derive(Step* step) {
     step->row_factor = 1;  // sums are of a (c - 128), since 2 c - 255 does not fit a signed byte
   }
   const int64_t length = taps * step->group_channels;
-  if (op.format != Format::kFloats &&
+  if (!is_float(op.format) &&
       length * step->levels(op.activation_bits) > (int64_t{1} << 31) / weight_levels - 1) {
     return "sums of " + std::to_string(length) + " products do not fit 32 bits";
   }
@@ -94,14 +107,15 @@ std::string derive(Step* step) {
 // Checks the arrays of a convolution, whose codes go to `next` where there is one.
 std::string check_arrays(const Step& step, const Step* next) {
   const Op& op = step.op;
-  const int64_t taps = int64_t{op.kernel_height} * op.kernel_width;
   const int64_t bits = op.format == Format::kBits ? op.weight_bits : 1;
-  const int64_t words = op.groups * group_words(op.format, bits, taps, step.group_channels, step.group_outputs);
+  const int64_t words = op.groups * group_words(op.format, bits, step.taps(), step.group_channels, step.group_outputs);
   // An array for the widest weights serves narrower ones: bit widths are run-time data.
   if (step.weights.size < words) {
     return "weights need " + std::to_string(words) + " words, got " + std::to_string(step.weights.size);
   }
-  const int64_t rows = op.output == Output::kThresholds ? step.levels(next->op.activation_bits) : 2;
+  const bool is_counted = op.output == Output::kThresholds || op.output == Output::kValley;
+  const int64_t sets = op.output == Output::kThresholds ? 1 : 2;
+  const int64_t rows = sets * (is_counted ? step.levels(next->op.activation_bits) : 1);
   const int64_t params = rows * op.groups * step.padded_outputs();
   if (step.params.size != params) {
     return "parameters need " + std::to_string(params) + " elements, got " + std::to_string(step.params.size);
@@ -111,12 +125,19 @@ std::string check_arrays(const Step& step, const Step* next) {
 
 // Checks that `next` takes what `step` gives.
 std::string check_link(const Step& step, const Step& next) {
-  if (next.op.format == Format::kFloats) return "only the first convolution takes floats";
+  if (is_float(next.op.format)) return "only the first convolution takes floats";
   if (next.op.height != step.out_height || next.op.width != step.out_width || next.op.channels != step.op.outputs) {
     return "gives [" + std::to_string(step.out_height) + ", " + std::to_string(step.out_width) + ", " +
            std::to_string(step.op.outputs) + "], which the next op does not take";
   }
-  const bool is_pool = step.op.kind == Kind::kPool;
+  const bool is_pool = step.is_pool();
+  if (next.op.kind == Kind::kPoolSums) {
+    const Op& window = next.op;
+    const bool is_tiled = window.kernel_height == window.stride_height && window.kernel_width == window.stride_width &&
+                          window.dilation_height == 1 && window.dilation_width == 1 &&
+                          next.padded_height == window.height && next.padded_width == window.width;
+    if (is_pool || !is_tiled) return "sums are pooled behind a convolution, in windows side by side";
+  }
   if (is_pool && (step.op.format != next.op.format || step.op.activation_bits != next.op.activation_bits ||
                   step.op.groups != next.op.groups)) {
     return "a pooling gives what it takes, which the next op does not";
@@ -152,7 +173,7 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
     const Step& step = program->steps[i];
     const Step* next = i + 1 < program->steps.size() ? &program->steps[i + 1] : nullptr;
     std::string error;
-    if (next == nullptr && (step.op.kind == Kind::kPool || step.op.output != Output::kFloats)) {
+    if (next == nullptr && (step.is_pool() || step.op.output != Output::kFloats)) {
       error = "a program ends in a convolution that gives floats";
     } else if (next != nullptr && step.op.kind == Kind::kConv && step.op.output == Output::kFloats) {
       error = "only the last convolution gives floats";
@@ -164,7 +185,7 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
   }
   const Step& first = program->steps.front();
   const Step& last = program->steps.back();
-  if (first.op.kind == Kind::kPool) return describe(first.op, 0) + "a program begins with a convolution";
+  if (first.is_pool()) return describe(first.op, 0) + "a program begins with a convolution";
   program->in_size = int64_t{first.op.height} * first.op.width * first.op.channels;
   program->out_size = last.out_height * last.out_width * last.op.outputs;
   return "";

@@ -11,13 +11,15 @@
 
 namespace dorefa {
 
-enum class Kind : int32_t { kConv = 0, kPool = 1 };
+// A maximum over windows is taken of codes, or of the sums of the convolution before it.
+enum class Kind : int32_t { kConv = 0, kPool = 1, kPoolSums = 2 };
 
 // What becomes of a convolution's sums.
 enum class Output : int32_t {
   kFloats = 0,      // factor * sum + offset, the program's result
   kAffine = 1,      // the code trunc(clamp(factor * sum + offset, 0, levels))
   kThresholds = 2,  // the code that counts the thresholds not above the sum
+  kValley = 3,      // as many thresholds, and the code counts those of a second set that are above it, too
 };
 
 // One record of a program, as ../program.py writes it: int32 fields in this order.
@@ -54,9 +56,16 @@ struct Step {
   int64_t row_factor;  // unless 0, an integer product is 2 * sum + row_factor * (sum of the window's codes)
   std::vector<int64_t> segments;   // word offsets, from a window's first pixel, of contiguous runs
   int64_t segment_words;
+  int64_t tile;         // outputs of a Winograd tile, or 1
+  int64_t point_words;  // a row of tiles at one point
+  int64_t line_words;   // room to take a row of input apart
 
   int64_t padded_outputs() const { return round_up(group_outputs, kChannelMultiple); }
+  bool is_pool() const { return op.kind != Kind::kConv; }
   int64_t levels(int64_t bits) const { return (int64_t{1} << bits) - 1; }
+  int64_t taps() const {
+    return op.kernel_height * int64_t{op.format == Format::kWinograd ? kPoints : op.kernel_width};
+  }
 };
 
 struct Program {

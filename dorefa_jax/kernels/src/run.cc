@@ -54,13 +54,14 @@ int64_t block_size(const Program& program, int64_t images, int64_t threads) {
 
 // Lays a block's buffers out in this thread's scratch, padding zeroed.
 Buffers lay_out(const Program& program, int64_t images) {
-  int64_t windows = 0, plane = 0, row = 0, strip = 0;
+  int64_t windows = 0, line = 0, plane = 0, row = 0, strip = 0;
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& step = program.steps[i];
     windows = std::max(windows, step.out_height * step.out_width);
+    line = std::max(line, step.line_words);
     plane = std::max(plane, step.plane_words);
     row = std::max(row, step.row_words);
-    if (step.op.kind == Kind::kPool && i > 0) {
+    if (step.op.kind == Kind::kPoolSums) {
       strip = std::max(strip, step.op.kernel_height * int64_t{step.op.width} * program.steps[i - 1].padded_outputs());
     }
   }
@@ -68,7 +69,7 @@ Buffers lay_out(const Program& program, int64_t images) {
   for (const Step& step : program.steps) sizes.push_back(images * step.image_words * 4 + kTail);
   const size_t operands = sizes.size();
   sizes.insert(sizes.end(), {plane * 4, row * 4, row * 4 * kMaxBits, strip * 4, images * windows * 4,
-                             images * windows * 4, images * windows * 4, images});
+                             images * windows * 4, images * windows * 4, images, line * 4 + kTail});
   int64_t total = 0;
   for (int64_t& size : sizes) total += size = round_up(size, kAlignment);
 
@@ -92,6 +93,7 @@ Buffers lay_out(const Program& program, int64_t images) {
   buffers.row_offsets = counts(operands + 5);
   buffers.code_offsets = counts(operands + 6);
   buffers.nan = parts[operands + 7];
+  buffers.line = reinterpret_cast<float*>(parts[operands + 8]);
   return buffers;
 }
 

@@ -6,6 +6,7 @@ struct Simd {
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 2;
   static constexpr int kTileVectors = 2;
+  static constexpr int kWinogradTiles = 2;
   static constexpr int kBitChunk = 31;  // words whose counts, 8 at most each, fit the bytes of a lane
 
   static DOREFA_INLINE Ints zero() { return _mm256_setzero_si256(); }
@@ -76,6 +77,12 @@ struct Simd {
   }
   static DOREFA_INLINE Ints count_reached(Ints count, Floats x, Floats threshold) {
     return _mm256_sub_epi32(count, _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_GE_OQ)));
+  }
+  static DOREFA_INLINE Ints count_above(Ints count, Ints x, Ints threshold) {
+    return _mm256_sub_epi32(count, _mm256_cmpgt_epi32(threshold, x));
+  }
+  static DOREFA_INLINE Ints count_above(Ints count, Floats x, Floats threshold) {
+    return _mm256_sub_epi32(count, _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_LT_OQ)));
   }
 
   // One bit for each lane, lane 0 first: whether it has reached the threshold.

@@ -6,6 +6,7 @@ struct Simd {
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;     // 6 x 4 accumulators, 4 weights and an input fill the registers
   static constexpr int kTileVectors = 4;
+  static constexpr int kWinogradTiles = 4;
   static constexpr int kBitChunk = 0;     // bits are counted into 32-bit lanes at once
 
   static DOREFA_INLINE Ints zero() { return _mm512_setzero_si512(); }
@@ -65,6 +66,12 @@ struct Simd {
   }
   static DOREFA_INLINE Ints count_reached(Ints count, Floats x, Floats threshold) {
     return _mm512_mask_add_epi32(count, _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ), count, _mm512_set1_epi32(1));
+  }
+  static DOREFA_INLINE Ints count_above(Ints count, Ints x, Ints threshold) {
+    return _mm512_mask_add_epi32(count, _mm512_cmplt_epi32_mask(x, threshold), count, _mm512_set1_epi32(1));
+  }
+  static DOREFA_INLINE Ints count_above(Ints count, Floats x, Floats threshold) {
+    return _mm512_mask_add_epi32(count, _mm512_cmp_ps_mask(x, threshold, _CMP_LT_OQ), count, _mm512_set1_epi32(1));
   }
 
   // One bit for each lane, lane 0 first: whether it has reached the threshold.

@@ -11,6 +11,7 @@ struct Simd {
   };
   static constexpr int kTileRows = 2;
   static constexpr int kTileVectors = 1;
+  static constexpr int kWinogradTiles = 1;
   static constexpr int kBitChunk = 0;
 
   template <class F>
@@ -136,6 +137,14 @@ struct Simd {
   }
   static DOREFA_INLINE Ints count_reached(const Ints& count, const Floats& x, const Floats& t) {
     return each([&](int i) { return count.lane[i] + (x.lane[i] >= t.lane[i] ? 1u : 0u); });
+  }
+  static DOREFA_INLINE Ints count_above(const Ints& count, const Ints& x, const Ints& t) {
+    return each([&](int i) {
+      return count.lane[i] + (static_cast<int32_t>(x.lane[i]) < static_cast<int32_t>(t.lane[i]) ? 1u : 0u);
+    });
+  }
+  static DOREFA_INLINE Ints count_above(const Ints& count, const Floats& x, const Floats& t) {
+    return each([&](int i) { return count.lane[i] + (x.lane[i] < t.lane[i] ? 1u : 0u); });
   }
 
   // One bit for each lane, lane 0 first: whether it has reached the threshold.

@@ -3,7 +3,7 @@
 struct Sink {
   Output output;
   const int32_t* row_sums;  // of codes under each row's window; null where no correction is needed
-  const float* params;      // of one group: [2 or levels][padded outputs]
+  const float* params;      // of one group: [2, levels, or 2 levels][padded outputs]
   int64_t params_stride;
   int64_t levels;           // of the codes
   int64_t outputs;          // channels of one group, without padding
@@ -25,7 +25,8 @@ struct Sink {
     switch (output) {
       case Output::kFloats: return put_floats<MR, NR>(row, channel, sum);
       case Output::kAffine: return put_affine<MR, NR>(row, channel, sum);
-      case Output::kThresholds: return put_thresholds<MR, NR>(row, channel, sum);
+      case Output::kThresholds:
+      case Output::kValley: return put_thresholds<MR, NR>(row, channel, sum);
     }
   }
 
@@ -111,7 +112,8 @@ struct Sink {
 
   template <int MR, int NR, class Sum>
   DOREFA_INLINE void put_thresholds(int64_t row, int64_t channel, const Sum (&sum)[MR][NR]) const {
-    if (levels <= 3 && next->op.format == Format::kBits && next->op.groups == 1) {
+    const bool is_valley = output == Output::kValley;
+    if (levels <= 3 && !is_valley && next->op.format == Format::kBits && next->op.groups == 1) {
       return put_few_thresholds<MR, NR>(row, channel, sum);
     }
     DOREFA_UNROLL
@@ -124,8 +126,19 @@ struct Sink {
         DOREFA_UNROLL
         for (int i = 0; i < MR; ++i) code[i] = Simd::count_reached(code[i], sum[i][j], threshold);
       }
+      if (is_valley) count_below<MR, NR>(code, channel, j, sum);
       DOREFA_UNROLL
       for (int i = 0; i < MR; ++i) put_codes(row + i, channel, code[i]);
+    }
+  }
+
+  // Adds the thresholds of the second set that are above the sums.
+  template <int MR, int NR, class Sum>
+  DOREFA_INLINE void count_below(Simd::Ints (&code)[MR], int64_t channel, int j, const Sum (&sum)[MR][NR]) const {
+    for (int64_t level = levels; level < 2 * levels; ++level) {
+      const auto threshold = load_like(sum[0][j], params + level * params_stride + channel);
+      DOREFA_UNROLL
+      for (int i = 0; i < MR; ++i) code[i] = Simd::count_above(code[i], sum[i][j], threshold);
     }
   }
 

@@ -142,6 +142,9 @@ void run_tile(const Product& p, const Sink& sink, int64_t row, int64_t channel, 
   }
 }
 
+// All rows of one vector of output channels: winograd.h.
+void winograd_rows(const Product& p, const Sink& sink, int64_t channel, const float* w);
+
 template <Format F, int NR>
 void run_rows(const Product& p, const Sink& sink, int64_t row, int64_t channel, const uint32_t* w) {
   for (; row + Simd::kTileRows <= p.rows; row += Simd::kTileRows) {
@@ -161,13 +164,17 @@ void run_rows(const Product& p, const Sink& sink, int64_t row, int64_t channel, 
 template <Format F>
 void multiply_group(Product p, const Sink& sink) {
   const Step& step = *p.step;
-  const int64_t taps = int64_t{step.op.kernel_height} * step.op.kernel_width;
-  const int64_t length = taps * step.pixel_words;
+  const int64_t length = step.taps() * step.pixel_words;
   const uint32_t* w = p.weights;
   for (int64_t first = 0; first < step.group_outputs; first += kPanelChannels) {
     p.panel = panel_width(step.group_outputs, first);
     p.weight_plane_words = length * p.panel;
     for (int64_t column = 0; column < p.panel;) {
+      if constexpr (F == Format::kWinograd) {
+        winograd_rows(p, sink, first + column, reinterpret_cast<const float*>(w + column));
+        column += Simd::kLanes;
+        continue;
+      }
       const int64_t vectors = std::min<int64_t>(Simd::kTileVectors, (p.panel - column) / Simd::kLanes);
       const int64_t channel = first + column;
       switch (vectors) {
