@@ -16,7 +16,7 @@ import numpy as np
 
 import dorefa_jax as dorefa
 from benchmarks import torch_baselines
-from benchmarks.timing import interleaved, machine, save, speedups
+from benchmarks.timing import interleaved, machine, positive, save, speedups
 from benchmarks.training_step import PlainConvNet
 from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, scaled_features
 
@@ -65,12 +65,15 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--models", default="A,C", help="letters of the paper's models")
   parser.add_argument("--batches", default="128,1")
-  parser.add_argument("--rounds", type=int, default=15)
+  parser.add_argument("--rounds", type=positive, default=15)
   parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/inference.json"))
   flags = parser.parse_args()
+  names = flags.models.split(",")
+  if not set(names) <= set(MODEL_WIDTHS):
+    parser.error(f"--models: letters from {', '.join(MODEL_WIDTHS)} with commas between, got {flags.models!r}")
   print(machine(), dorefa.kernels.available(), sep="\n")
   results = {}
-  for name in flags.models.split(","):
+  for name in names:
     for batch in map(int, flags.batches.split(",")):
       times = interleaved(variants(MODEL_WIDTHS[name], batch), rounds=flags.rounds, round_seconds=0.02)
       results[f"model {name}, batch {batch}"] = times

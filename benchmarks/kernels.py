@@ -19,8 +19,9 @@ import numpy as np
 from jax import lax
 
 from benchmarks import torch_baselines
+from benchmarks.larq_baseline import LarqConvolution
 from benchmarks.peak import peak_runs
-from benchmarks.timing import interleaved, machine, medians, save, speedups
+from benchmarks.timing import interleaved, machine, medians, positive, save, speedups
 from dorefa_jax import kernels
 from dorefa_jax.kernels import Format, xla
 
@@ -97,7 +98,7 @@ def kernel_product(
   )
 
 
-def variants(shape: Shape) -> dict[str, Callable[[], Any]]:
+def variants(shape: Shape, larq_python: str) -> dict[str, Callable[[], Any]]:
   """All ways to compute a product."""
   rng = np.random.default_rng(0)
   is_dense = shape.size == 1
@@ -128,6 +129,9 @@ def variants(shape: Shape) -> dict[str, Callable[[], Any]]:
       torch_baselines.dense(x, shape.outputs) if is_dense else torch_baselines.conv(x, shape.outputs, shape.kernel)
     )
     found.update(torch)
+  if larq_python:
+    worker = LarqConvolution(larq_python, *dataclasses.astuple(shape))
+    found["larq W1A1"] = worker.measure
   found.update({f"peak of {kind}": run for kind, (run, _) in peak_runs().items()})
   return found
 
@@ -164,14 +168,20 @@ def main() -> None:
   """Prints tables, and writes all times as JSON."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--shapes", default="", help="numbers of shapes, from 0, with commas; all where left out")
-  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--rounds", type=positive, default=9)
+  parser.add_argument("--larq_python", default="", help="a Python with larq-compute-engine, see larq_baseline.py")
   parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/kernels.json"))
   flags = parser.parse_args()
+  try:
+    chosen = [SHAPES[int(number)] for number in flags.shapes.split(",")] if flags.shapes else SHAPES
+  except (ValueError, IndexError):
+    parser.error(f"--shapes: numbers from 0 to {len(SHAPES) - 1} with commas between, got {flags.shapes!r}")
+  if not kernels.available().is_compiled:
+    parser.error(f"there are no compiled kernels to time. {kernels.available().reason}")
   print(machine(), kernels.available(), sep="\n")
-  chosen = [SHAPES[int(number)] for number in flags.shapes.split(",")] if flags.shapes else SHAPES
   results = {}
   for shape in chosen:
-    times = interleaved(variants(shape), rounds=flags.rounds, round_seconds=0.03)
+    times = interleaved(variants(shape, flags.larq_python), rounds=flags.rounds, round_seconds=0.03)
     results[shape.name] = times
     print(report(shape, times), flush=True)
   save(flags.json, "kernels", results)

@@ -21,7 +21,8 @@ def interleaved(
   """Runs all variants in turn, so that other load on the machine meets all of them.
 
   Args:
-    variants: {name: function without arguments that returns JAX arrays}.
+    variants: {name: function without arguments that returns JAX arrays, or, where the work is another
+      process's, its seconds as a float}.
     rounds: how often each is timed, after calls that are not.
     round_seconds: a short variant is called so often in a round that it takes about this long.
 
@@ -39,10 +40,29 @@ def interleaved(
     for name, run in variants.items():
       jax.block_until_ready(run())  # not timed: pages that the variant before it gave back are mapped anew
       start = time.process_time()
+      told = 0.0
       for _ in range(calls[name]):
-        jax.block_until_ready(run())
-      times[name].append((time.process_time() - start) / calls[name])
+        told += _seconds_told(jax.block_until_ready(run()))
+      times[name].append((told or time.process_time() - start) / calls[name])
   return times
+
+
+def _seconds_told(result: Any) -> float:
+  # A function, so that no name holds a result while the next one is computed.
+  return result if isinstance(result, float) else 0.0
+
+
+def positive(text: str) -> int:
+  """A number of rounds on a command line.
+
+  Example:
+    >>> positive("3")
+    3
+  """
+  value = int(text)
+  if value < 1:
+    raise ValueError(f"at least 1, got {value}")
+  return value
 
 
 def medians(times: Mapping[str, list[float]]) -> dict[str, float]:

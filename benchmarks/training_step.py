@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import dorefa_jax as dorefa
-from benchmarks.timing import interleaved, machine, save, table
+from benchmarks.timing import interleaved, machine, positive, save, table
 from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, max_pool_2x2, scaled_features
 
 BASELINE = "flax float32"
@@ -87,7 +87,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--models", default="A,D", help="letters of the paper's models")
   parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--rounds", type=positive, default=9)
   parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/training_step.json"))
   flags = parser.parse_args()
   rng = np.random.default_rng(0)

@@ -8,11 +8,12 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 
+from dorefa_jax.kernels.cpu import KernelPathError
 from experiments.data.dataset import DataError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOENT)
 
 
 class UsageError(Exception):
@@ -39,7 +40,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
   def wrapped(*args: object, **kwargs: object) -> int:
     try:
       return main(*args, **kwargs)
-    except (UsageError, DataError) as error:
+    except (UsageError, DataError, KernelPathError) as error:
       print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
       return USAGE_ERROR
     except OSError as error:

@@ -22,7 +22,7 @@ import numpy as np
 import dorefa_jax
 from experiments.cli import Parser, parse_flags
 from experiments.config import parse_bits
-from experiments.data.dataset import Split
+from experiments.data.dataset import DataError, Split
 from experiments.data.images import resize, to_unit
 from experiments.data.loading import load_dataset
 from experiments.data.svhn import read_mat
@@ -73,13 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   directory = pathlib.Path(flags.workdir)
   output = pathlib.Path(flags.output) if flags.output else directory / "model.dorefa"
-  if not output.parent.is_dir():
-    raise UsageError(f"--output: no directory {str(output.parent)!r}")
+  if not directory.is_dir():
+    raise UsageError(f"--workdir: no directory {str(directory)!r}")
+  if output.is_dir() or not output.parent.is_dir():
+    raise UsageError(f"--output: a file in a directory that exists, got {str(output)!r}")
   if flags.mat and not pathlib.Path(flags.mat).is_file():
     raise UsageError(f"--mat: no file {flags.mat!r}")
   config, _, state = restore_trial(directory)
   bits = parse_bits(flags.bits or config.bits, "--bits")
-  split = read_mat(pathlib.Path(flags.mat)) if flags.mat else load_dataset(config.data).test
+  try:
+    split = read_mat(pathlib.Path(flags.mat)) if flags.mat else load_dataset(config.data).test
+  except DataError as error:  # a trial that was trained elsewhere
+    if flags.mat:
+      raise
+    split, missing = None, str(error)
   model = build_model(config.model).clone(backend="emulated")
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   try:
@@ -89,15 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   packed.save(output)
 
   emulated = jax.jit(lambda images: model.apply(variables, images, bits=bits))
-  agreement = compare(emulated, packed, split, config.data.image_size)
   size = output.stat().st_size
   floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
   print(packed.summary())
   print(f"\n{output}: {size:,} bytes, {floats / size:.1f} times smaller than the parameters in float32 ({floats:,})")
-  print(
-    f"accuracy on {agreement.images} test images: {agreement.before:.2%} before, {agreement.after:.2%} after; "
-    f"{agreement.different} read differently, {agreement.ties} of them ties within float rounding"
-  )
+  if split is None:
+    print(f"accuracy is not compared, there are no test images: {missing}")
+  else:
+    print(_describe(compare(emulated, packed, split, config.data.image_size)))
   kernels = dorefa_jax.kernels.available()
   print(f"kernels: {kernels.path} ({kernels.reason})")
   for batch in (1, BATCH):
@@ -105,6 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = (median_ms(functools.partial(run, images)) for run in (emulated, packed))
     print(f"batch {batch}: {before:.2f} ms emulated, {after:.2f} ms packed, {before / after:.1f} times faster")
   return 0
+
+
+def _describe(agreement: Agreement) -> str:
+  return (
+    f"accuracy on {agreement.images} test images: {agreement.before:.2%} before, {agreement.after:.2%} after; "
+    f"{agreement.different} read differently, {agreement.ties} of them ties within float rounding"
+  )
 
 
 def compare(

@@ -70,10 +70,22 @@ def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
     with Image.open(path) as image:
       if image.width * image.height > MAX_PIXELS:
         raise UsageError(f"{path}: {image.width}x{image.height} pixels are too many")
-      pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+      pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise UsageError(f"{path} cannot be read as a picture: {error}") from error
   return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+  """The picture with 8 bits a channel, on white where it is transparent."""
+  if image.mode.startswith("I;16"):
+    return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
+  if image.mode in ("I", "F"):
+    raise ValueError(f"its pixels have no known range (Pillow's mode {image.mode!r}); save it with 8 or 16 bits")
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+  return image
 
 
 def _load(name: str) -> dorefa_jax.PackedModel:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.data.dataset import DataError
 from experiments.errors import UsageError
 from experiments.records import read_json, write_json
 
@@ -50,7 +51,13 @@ def open_workdir(
         f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
         f"use that config again, or name another directory"
       )
-    yield
+    try:
+      yield
+    except (UsageError, DataError):
+      # What failed before it made anything, as for data that are not there, must not bind the next run.
+      if existing is None and {entry.name for entry in directory.iterdir()} <= {name, LOCK}:
+        (directory / name).unlink()
+      raise
 
 
 def _refuse_foreign(directory: pathlib.Path, name: str) -> None:
