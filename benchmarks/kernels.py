@@ -1,8 +1,8 @@
 """Products from float32 to float32, quantizing and packing included, against XLA and PyTorch.
 
 `taskset -c 1 python -m benchmarks.kernels`: one pinned thread, variants interleaved in one process.
-Shares of the peak: multiply-accumulates in a second over those of the same instructions (AND, popcount
-and addition of 512 bits) on registers alone (peak.cc), timed in the same rounds.
+Shares of the peak: multiply-accumulates in a second in format BITS over those of the same instructions (AND,
+popcount and addition of 512 bits) on registers alone (peak.cc), timed in the same rounds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from benchmarks.peak import peak_runs
 from benchmarks.timing import interleaved, machine, medians, positive, save, speedups
 from dorefa_jax import kernels
 from dorefa_jax.kernels import Format, xla
+from dorefa_jax.kernels.formats import fits_tables
 
-WIDTHS = ((1, 1), (1, 2), (1, 4), (2, 2), (1, 6), (2, 3), (8, 8))
+WIDTHS = ((1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (2, 2), (1, 6), (2, 3), (8, 8))
 BASELINES = ["XLA float32", "torch float32", "torch int8"]
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -90,12 +91,25 @@ def kernel_product(
   """The compiled kernels with weights packed beforehand."""
   codes = rng.integers(0, 2 ** bits[0], (shape.kernel, shape.kernel, shape.channels, shape.outputs)).astype(np.uint8)
   rows = shape.batch * shape.size**2
-  weights = kernels.pack_weights(jnp.asarray(codes), bits=bits[0], activation_bits=bits[1], rows=rows, format=format)
+  weights = kernels.pack_weights(
+    jnp.asarray(codes), bits=bits[0], activation_bits=bits[1], rows=rows, width=shape.size, format=format
+  )
   pads = (shape.kernel // 2,) * 2
   images = x.reshape(shape.batch, shape.size, shape.size, shape.channels)
   return build(
     lambda x, weights: kernels.conv(x, weights, activation_bits=bits[1], padding=(pads, pads)), images, weights
   )
+
+
+def by_hand(shape: Shape, bits: tuple[int, int]) -> list[Format]:
+  """The formats among which the automatic choice is judged."""
+  window = shape.kernel, shape.kernel, shape.channels, shape.outputs
+  formats = [Format.BYTES]
+  if bits != (8, 8):
+    formats.append(Format.BITS)
+  if fits_tables(*bits, window):
+    formats.append(Format.TABLES)
+  return formats
 
 
 def variants(shape: Shape, larq_python: str) -> dict[str, Callable[[], Any]]:
@@ -120,10 +134,9 @@ def variants(shape: Shape, larq_python: str) -> dict[str, Callable[[], Any]]:
   for bits in WIDTHS:
     found[f"W{bits[0]}A{bits[1]}"] = kernel_product(rng, shape, x, bits, None)
   for bits in WIDTHS:
-    for format in (Format.BITS, Format.BYTES):
-      if bits != (8, 8) or format is Format.BYTES:
-        name = f"W{bits[0]}A{bits[1]} {format.name.lower()}"
-        found[name] = kernel_product(rng, shape, x, bits, format)
+    for format in by_hand(shape, bits):
+      name = f"W{bits[0]}A{bits[1]} {format.name.lower()}"
+      found[name] = kernel_product(rng, shape, x, bits, format)
   if torch_baselines.is_installed():
     torch = (
       torch_baselines.dense(x, shape.outputs) if is_dense else torch_baselines.conv(x, shape.outputs, shape.kernel)
@@ -144,7 +157,7 @@ def report(shape: Shape, times: dict[str, list[float]]) -> str:
   choices = []
   for weights, inputs in WIDTHS[:-1]:
     name = f"W{weights}A{inputs}"
-    best = min(found[f"{name} bits"], found[f"{name} bytes"])
+    best = min(found[f"{name} {format.name.lower()}"] for format in by_hand(shape, (weights, inputs)))
     choices.append(f"{name} {best / found[name]:.2f}")
   lines.append("\nthe best format by hand over the automatic one: " + ", ".join(choices))
   peaks = peak_runs()
@@ -152,16 +165,16 @@ def report(shape: Shape, times: dict[str, list[float]]) -> str:
     rate = peaks["bits"][1] / found["peak of bits"]
     shares = []
     for weights, inputs in ((1, 1), (1, 2), (1, 4)):
-      share = shape.macs * weights * inputs / found[f"W{weights}A{inputs}"] / rate
+      share = shape.macs * weights * inputs / found[f"W{weights}A{inputs} bits"] / rate
       shares.append(f"W{weights}A{inputs} {share:.0%}")
     lines.append(
-      f"\nshare of the peak ({rate / 1e9:.0f} thousand million one-bit products a second): " + "; ".join(shares)
+      f"\nbits, share of the peak ({rate / 1e9:.0f} thousand million one-bit products a second): " + "; ".join(shares)
     )
   return "\n".join(lines)
 
 
 def _is_shown(name: str) -> bool:
-  return not any(part in name for part in (" bits", " bytes", "peak of"))
+  return not any(part in name for part in (" bits", " bytes", " tables", "peak of"))
 
 
 def main() -> None:

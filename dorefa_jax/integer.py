@@ -44,6 +44,11 @@ class Convolution:
   padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
   groups: int = 1
 
+  def out_width(self, width: int) -> int:
+    """Pixels in a row of the result, of an input's row."""
+    reach = (self.shape[1] - 1) * self.dilation[1] + 1
+    return (width + sum(self.padding[1]) - reach) // self.strides[1] + 1
+
 
 class NotInteger(ValueError):
   """A product that the integer kernels do not compute; the message says why."""
@@ -200,6 +205,7 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
       activation_bits=bits.activations,
       groups=convolution.groups,
       rows=math.prod(images.shape[:3]),
+      width=convolution.out_width(images.shape[2]),
     )
     y = kernel_conv(
       images,

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dorefa_jax.kernels import winograd
+from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import MAX_BITS, Format
-from dorefa_jax.kernels.products import best_format
 from dorefa_jax.kernels.program import Kind, Op, Output
 
 
@@ -47,20 +47,20 @@ class Conv:
     length = int(np.prod(self.weights.shape[:3]))
     return length * (2**self.weight_bits - 1) * (2**self.activation_bits - 1)
 
-  def op(self, shape: tuple[int, int, int]) -> Op:
-    """The kernels' op for an input [height, width, channels]."""
-    if self.weight_bits is None or self.activation_bits is None:
-      format, bits = Format.FLOATS, (1, 1)
-    else:
-      bits = self.weight_bits, self.activation_bits
-      format = Format(int(best_format(*bits)))
+  def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:
+    """The kernels' op for an input [height, width, channels], in the format that is best on a path."""
     kernel = self.weights.shape[0], self.weights.shape[1]
+    bits = self.weight_bits or 1, self.activation_bits or 1
     op = Op(
-      Kind.CONV, format, *bits, *shape, kernel=kernel, strides=self.strides, dilation=self.dilation,
+      Kind.CONV, Format.FLOATS, *bits, *shape, kernel=kernel, strides=self.strides, dilation=self.dilation,
       padding=self.padding, groups=self.groups, outputs=self.weights.shape[3], output=self.output,
     )  # fmt: skip
-    out_width = op.out_shape[1]
-    if format is Format.FLOATS and winograd.fits(kernel[1], self.strides[1], self.dilation[1], self.groups, out_width):
+    width = op.out_shape[1]
+    if self.weight_bits is not None:
+      window = *kernel, self.weights.shape[2], self.weights.shape[3]
+      best = best_format(*bits, window, groups=self.groups, width=width, path=path)
+      return dataclasses.replace(op, format=Format(int(best)))
+    if winograd.fits(kernel[1], self.strides[1], self.dilation[1], self.groups, width):
       return dataclasses.replace(op, format=Format.WINOGRAD)
     return op
 
@@ -118,8 +118,8 @@ class Segment:
   input_shape: tuple[int, int, int]
   output_shape: tuple[int, ...]
 
-  def ops(self) -> list[Op]:
-    """The kernels' program."""
+  def ops(self, path: str | None = None) -> list[Op]:
+    """The kernels' program, in the formats that are best on a path."""
     shapes = [self.input_shape]
     for layer in self.layers:
       if isinstance(layer, Conv):
@@ -131,7 +131,7 @@ class Segment:
     ops: list[Op] = []
     befores = [None, *self.layers[:-1]]
     for layer, before, shape in reversed(list(zip(self.layers, befores, shapes))):
-      ops.insert(0, layer.op(shape) if isinstance(layer, Conv) else layer.op(shape, ops[0], before))
+      ops.insert(0, layer.op(shape, path) if isinstance(layer, Conv) else layer.op(shape, ops[0], before))
     return ops
 
 

@@ -102,7 +102,7 @@ class PackedModel:
         continue
       note = next((self._graph.notes.get(layer.name) for layer in node.layers if isinstance(layer, Conv)), None)
       lines.append("integer segment" + (f" (reads floats: {note})" if note else ""))
-      for layer, op in zip(node.layers, node.ops()):
+      for layer, op in zip(node.layers, node.ops(available().path)):
         shape = "x".join(map(str, op.out_shape))
         if isinstance(layer, Conv):
           kind = f"W{layer.weight_bits}A{layer.activation_bits}" if layer.weight_bits else "float weights"

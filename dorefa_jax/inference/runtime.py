@@ -59,7 +59,7 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
   if path == cpu.XLA_PATH:
     return segment_in_xla(segment, x)
   segment = for_kernels(segment)
-  ops = segment.ops()
+  ops = segment.ops(path)
   arrays = [
     jnp.asarray(array)
     for layer, op in zip(segment.layers, ops)

@@ -108,7 +108,7 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
   """The library, its functions registered with XLA; or what is missing."""
-  folder = pathlib.Path(__file__).parent
+  folder = pathlib.Path(__file__).absolute().parent
   suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
   files = sorted(folder.glob("_native*.so"), key=lambda file: not file.name.endswith(suffix))
   if not files:

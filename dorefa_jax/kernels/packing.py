@@ -26,6 +26,10 @@ panel 1  ...           output channels 64 to 127
 The last panel is as wide as it must be, in steps of 16. Format BYTES is the same with one plane,
 and words of four bytes: codes of input, and `2 c - levels` for weights (`c - 128` at 8 bits).
 
+Format TABLES, for weights of one bit, takes BYTES: the codes of 6 channels of a pixel have 64 subset sums, a table
+that a vector register holds, and 6 weights of an output channel are the index of one of them. Each byte of a weights
+word is an index; a panel's 64 indices for a table stand side by side, channels n and 32 + n in turn.
+
 With `x = sum_k 2^k x_k` and `c = sum_m 2^m c_m`, `sum x c = sum_{m,k} 2^(m+k) popcount(x_k & c_m)`
 (equations 1 to 4), and the weight that a code stands for is `(2 c - n) / n` times a scale:
 `sum x (2 c - n) = 2 sum x c - n sum x`, where `sum x` is counted once for a window.
@@ -40,23 +44,31 @@ import numpy as np
 MAX_BITS = 8
 PANEL_CHANNELS = 64
 CHANNEL_MULTIPLE = 16
+TABLE_CHANNELS = 6
+"""Input channels of which a table of TABLES has all sums."""
+MAX_TABLE_BITS = 5
+"""Of their codes: sums of 6 must fit a byte."""
+MAX_TABLE_SUM = 2**16
+"""Below which a window's sum of codes must stay."""
 
 
 class Format(enum.IntEnum):
   """What a 32-bit word holds: one bit of 32 channels, the codes of 4, or a float of one.
 
-  WINOGRAD is FLOATS of transformed rows, see `dorefa_jax.kernels.winograd`.
+  WINOGRAD is FLOATS of transformed rows, see `dorefa_jax.kernels.winograd`. TABLES takes BYTES, and
+  words of weights hold four indices, each of 6 one-bit weights.
   """
 
   BITS = 0
   BYTES = 1
   FLOATS = 2
   WINOGRAD = 3
+  TABLES = 4
 
   @property
   def channels_per_word(self) -> int:
     """Channels that a word holds."""
-    return {Format.BITS: 32, Format.BYTES: 4}.get(self, 1)
+    return {Format.BITS: 32, Format.BYTES: 4, Format.TABLES: 4}.get(self, 1)
 
   @property
   def is_float(self) -> bool:
@@ -91,6 +103,9 @@ def weight_words(format: Format, bits: int, shape: tuple[int, int, int], groups:
     1152
   """
   taps, channels, outputs = shape
+  if format is Format.TABLES:
+    panels = -(-(outputs // groups) // PANEL_CHANNELS)
+    return groups * panels * taps * -(-channels // TABLE_CHANNELS) * PANEL_CHANNELS // 4
   planes = bits if format is Format.BITS else 1
   return groups * planes * taps * -(-channels // format.channels_per_word) * padded_outputs(outputs // groups)
 
@@ -125,6 +140,8 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
     raise ValueError(f"groups must divide the outputs, got {groups} and {codes.shape[2]}")
   if not format.is_float and (codes.dtype != np.uint8 or codes.max() >> bits):
     raise ValueError(f"codes must be uint8 below {1 << bits}, got {codes.dtype} up to {codes.max()}")
+  if format is Format.TABLES:
+    return np.concatenate([_indices(group, bits) for group in np.split(codes, groups, axis=2)])
   parts = []
   for group in np.split(codes, groups, axis=2):
     for first in range(0, group.shape[2], PANEL_CHANNELS):
@@ -134,6 +151,19 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
         words = _words(plane, format)
         parts.append(np.pad(words, ((0, 0), (0, 0), (0, padding))).reshape(-1))
   return np.concatenate(parts)
+
+
+def _indices(codes: np.ndarray, bits: int) -> np.ndarray:
+  """One group's weights as indices of tables: [panel][tap][table][lane] bytes."""
+  if bits != 1:
+    raise ValueError(f"indices of tables are of weights of 1 bit, got {bits}")
+  taps, channels, outputs = codes.shape
+  padded = np.pad(codes, ((0, 0), (0, -channels % TABLE_CHANNELS), (0, -outputs % PANEL_CHANNELS)))
+  six = padded.reshape(taps, -1, TABLE_CHANNELS, padded.shape[2])
+  shifts = np.arange(TABLE_CHANNELS, dtype=np.uint8)[:, None]
+  indices = np.bitwise_or.reduce(six << shifts, axis=2).reshape(taps, six.shape[1], -1, 2, PANEL_CHANNELS // 2)
+  # Lanes 2 n and 2 n + 1 are channels n and 32 + n: the halves of 16-bit sums.
+  return np.ascontiguousarray(indices.transpose(2, 0, 1, 4, 3)).reshape(-1).view(np.uint32)
 
 
 def _planes(codes: np.ndarray, format: Format, bits: int) -> list[np.ndarray]:

@@ -11,19 +11,12 @@ import numpy as np
 
 from dorefa_jax.bits import Bits
 from dorefa_jax.kernels import cpu
-from dorefa_jax.kernels.packing import MAX_BITS, Format, padded_outputs, weight_words
+from dorefa_jax.kernels.formats import best_format, fits_tables
+from dorefa_jax.kernels.packing import MAX_BITS, MAX_TABLE_BITS, Format, padded_outputs, weight_words
 from dorefa_jax.kernels.program import Kind, Op, encode, field_index
 
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
-
-MAX_BIT_PRODUCTS = 5
-"""W A up to which bits are faster than bytes; measured by `benchmarks.kernels`, as the next ones."""
-FEW_ROWS = 6
-"""Rows up to which each weight is read for one tile only."""
-MAX_BIT_PRODUCTS_CACHED, MAX_BIT_PRODUCTS_UNCACHED = 8, 24
-CACHED_WEIGHTS = 2**21
-"""Weights that, as bytes, stay in a core's own caches."""
 
 
 @jax.tree_util.register_dataclass
@@ -55,6 +48,7 @@ def pack_weights(
   activation_bits: Bits,
   groups: int = 1,
   rows: int | None = None,
+  width: int | None = None,
   format: Format | None = None,
 ) -> PackedWeights:
   """Packs codes of weights for `conv` and `dot`.
@@ -67,13 +61,15 @@ def pack_weights(
     activation_bits: A of the products to come, by which the format is chosen; may be traced.
     groups: of the convolution.
     rows: of the products to come, images times pixels of the result; None for many.
-    format: BITS or BYTES instead of the chosen one.
+    width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.
+    format: BITS, BYTES or TABLES instead of the chosen one.
 
   Returns:
     The packed weights.
 
   Raises:
-    ValueError: codes of another dtype or shape, bits outside 1 to 8, groups that do not divide.
+    ValueError: codes of another dtype or shape, bits outside 1 to 8, groups that do not divide, or
+      TABLES of other weights than of 1 bit, or of sums that reach 2^16.
 
   Example:
     >>> import jax.numpy as jnp
@@ -96,7 +92,16 @@ def pack_weights(
     raise ValueError(f"scale must be a scalar or [{shape[3]}], got shape {scale.shape}")
   taps = height * width, shape[2], shape[3]
   codes = codes.reshape(taps)
-  chosen = best_format(bits, activation_bits, rows=rows, weights=codes.size) if format is None else format
+  if format is None:
+    path = cpu.available().path
+    chosen = best_format(bits, activation_bits, shape, groups=groups, rows=rows, width=width, path=path)
+  else:
+    chosen = format
+  if chosen is Format.TABLES and not fits_tables(bits, activation_bits, shape):
+    raise ValueError(
+      f"tables need weights of 1 bit, inputs of at most {MAX_TABLE_BITS}, both static, and sums below 2^16; "
+      f"got bits {bits}, activation_bits {activation_bits} and a kernel {shape}"
+    )
   if isinstance(bits, int) and isinstance(chosen, Format):
     words = weight_words(chosen, bits, taps, groups)
   else:
@@ -203,32 +208,6 @@ def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: st
   if x.ndim != 2:
     raise ValueError(f"x must be [batch, channels], got shape {x.shape}")
   return conv(x[:, None, None, :], weights, activation_bits=activation_bits, path=path)[:, 0, 0, :]
-
-
-def best_format(
-  weight_bits: Bits, activation_bits: Bits, *, rows: int | None = None, weights: int = 0
-) -> Format | jax.Array:
-  """The format in which a product is faster: BITS where W A is small.
-
-  A 512-bit AND, popcount and addition are three instructions for 512 one-bit products, where a
-  VNNI instruction multiplies 64 bytes: they are equal at W A = 5.3. A product of few rows waits for
-  its weights instead, of which bits are fewer.
-
-  Args:
-    weight_bits, activation_bits: W and A; may be traced.
-    rows: of the product: images times pixels of the result; None for many.
-    weights: how many there are.
-
-  Returns:
-    The format, an int32 array where a width is traced.
-  """
-  limit = MAX_BIT_PRODUCTS
-  if rows is not None and rows <= FEW_ROWS:
-    limit = MAX_BIT_PRODUCTS_UNCACHED if weights > CACHED_WEIGHTS else MAX_BIT_PRODUCTS_CACHED
-  is_bits = weight_bits * activation_bits <= limit
-  if isinstance(is_bits, bool):
-    return Format.BITS if is_bits else Format.BYTES
-  return jnp.where(is_bits, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
 
 
 def check_kernel_bits(bits: Bits, name: str) -> None:

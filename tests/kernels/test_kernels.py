@@ -11,6 +11,7 @@ import pytest
 
 from dorefa_jax import kernels
 from dorefa_jax.kernels import cpu, xla
+from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import Format, pack_weights
 from tests.kernels import native
 
@@ -86,6 +87,35 @@ def test_formats_are_chosen_by_the_product_of_widths():
   traced = jax.jit(lambda w, a: kernels.pack_weights(codes, bits=w, activation_bits=a).spec)
   assert traced(jnp.int32(1), jnp.int32(2)).tolist() == [Format.BITS, 1]
   assert traced(jnp.int32(3), jnp.int32(2)).tolist() == [Format.BYTES, 3]
+
+
+@needs_library
+@pytest.mark.parametrize(
+  ("bits", "shape", "options", "expected"),
+  [
+    ((1, 4), (3, 3, 64, 64), {"width": 20}, Format.TABLES),
+    ((1, 2), (3, 3, 256, 256), {"width": 4}, Format.TABLES),
+    ((1, 2), (3, 3, 64, 64), {"width": 20}, Format.BITS),  # too few look-ups in each table
+    ((1, 4), (3, 3, 64, 128), {"width": 20, "groups": 2}, Format.TABLES),
+    ((1, 4), (3, 3, 64, 64), {"width": 20, "groups": 4}, Format.BITS),
+    ((1, 4), (3, 3, 64, 64), {"width": 3}, Format.BITS),
+    ((1, 4), (3, 3, 64, 64), {}, Format.BITS),
+    ((1, 5), (3, 3, 256, 256), {"width": 20}, Format.BITS),  # sums of 16 bits
+    ((1, 6), (3, 3, 64, 64), {"width": 20}, Format.BYTES),
+    ((2, 2), (3, 3, 64, 64), {"width": 20}, Format.BITS),
+    ((1, 4), (3, 3, 64, 64), {"width": 20, "path": "avx2"}, Format.BITS),
+  ],
+)
+def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
+  assert best_format(*bits, shape, **{"path": "avx512", **options}) is expected
+
+
+@needs_library
+def test_tables_that_cannot_be_are_refused():
+  codes = jnp.zeros((3, 3, 64, 64), jnp.uint8)
+  for bits, inputs in ((2, 2), (1, 6)):
+    with pytest.raises(ValueError, match="tables need weights of 1 bit"):
+      kernels.pack_weights(codes, bits=bits, activation_bits=inputs, format=Format.TABLES)
 
 
 @needs_library

@@ -51,14 +51,34 @@ def test_any_geometry_is_exact(path, data):
   padding = tuple((draw(st.integers(0, 2)), draw(st.integers(0, 2))) for _ in range(2))
   reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
   size = [draw(st.integers(max(1, r - sum(p)), r + 4)) for r, p in zip(reach, padding)]
+  format = draw(st.sampled_from([Format.BITS, Format.BYTES, Format.TABLES]))
   bits = draw(st.integers(1, 8)), draw(st.integers(1, 8))
-  format = draw(st.sampled_from([Format.BITS, Format.BYTES]))
+  if format is Format.TABLES:
+    bits = 1, draw(st.integers(1, packing.MAX_TABLE_BITS))
+    outputs = draw(st.integers(1, 530))  # up to panels by fours
   rng = np.random.default_rng(draw(st.integers(0, 2**32)))
   x = rng.uniform(-0.2, 1.2, (draw(st.integers(1, 4)), *size, groups * inputs)).astype(np.float32)
   codes = native.random_codes(rng, (*kernel, inputs, groups * outputs), bits[0])
   geometry = {"strides": strides, "dilation": dilation, "padding": padding, "groups": groups}
   got = product(x, codes, bits, format, path, threads=draw(st.integers(1, 3)), **geometry)
   np.testing.assert_array_equal(got, expected(x, codes, bits, **geometry))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("bits", "channels"), [(1, 65535), (2, 21845), (4, 4369), (5, 2114)])
+def test_tables_reach_the_largest_sums(path, bits, channels):
+  x = np.ones((1, 1, 5, channels), np.float32)
+  codes = np.ones((1, 1, channels, 65), np.uint8)
+  got = product(x, codes, (1, bits), Format.TABLES, path)
+  np.testing.assert_array_equal(got, np.float32((2**bits - 1) * channels))
+
+
+@pytest.mark.parametrize(("bits", "channels"), [((2, 2), 4), ((1, 6), 4), ((1, 5), 2115)])
+def test_tables_refuse_what_they_cannot_compute(bits, channels):
+  x, w = np.zeros((1, 1, 4, channels), np.float32), np.zeros((1, 1, channels, 8), np.uint8)
+  op = native.conv_op(x, w, Format.TABLES, bits)
+  with pytest.raises(ValueError, match="tables need weights of 1 bit"):
+    native.run(x, [op], [np.zeros(10**6, np.uint32), np.zeros(32, np.float32)], PATHS[-1])
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -141,7 +161,7 @@ def test_winograd_refuses_what_it_cannot_compute(geometry):
     native.run(x, [op], [np.zeros(3 * 18 * 16, np.float32), np.zeros(32, np.float32)], PATHS[-1])
 
 
-@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
+@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES, Format.TABLES])
 @given(
   bits=st.integers(1, 8),
   taps=st.integers(1, 4),
@@ -151,6 +171,8 @@ def test_winograd_refuses_what_it_cannot_compute(geometry):
 )
 def test_packing_is_the_one_in_numpy(format, bits, taps, channels, outputs, groups):
   codes = native.random_codes(np.random.default_rng(0), (taps, channels, outputs * groups), bits)
+  bits = 1 if format is Format.TABLES else bits
+  codes = codes & (2**bits - 1)
   expected = packing.pack_weights(codes, format, bits, groups)
   np.testing.assert_array_equal(native.pack(codes, format, bits, groups), expected)
 
@@ -227,12 +249,15 @@ def chain(rng, bits, format, output, groups, channels, pool, next_padding):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES])
+@pytest.mark.parametrize("format", [Format.BITS, Format.BYTES, Format.TABLES])
 @pytest.mark.parametrize("output", [Output.AFFINE, Output.THRESHOLDS, Output.VALLEY])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 3), (1, 35), (1, 70), (2, 64)])
 def test_codes_pass_between_convolutions(path, format, output, groups, channels):
   rng = np.random.default_rng(0)
-  for bits, pool in itertools.product([(1, 1), (1, 2), (2, 3), (3, 5), (8, 8)], POOLS):
+  widths = [(1, 1), (1, 2), (1, 4), (2, 3), (3, 5), (8, 8)]
+  if format is Format.TABLES:
+    widths = widths[:3]
+  for bits, pool in itertools.product(widths, POOLS):
     ops, arrays, reference = chain(rng, bits, format, output, groups, channels, POOLS[pool], ((1, 0), (1, 2)))
     x = rng.uniform(0, 1, (3, 7, 8, channels)).astype(np.float32)
     want = reference(x)

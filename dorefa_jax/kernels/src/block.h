@@ -53,7 +53,7 @@ bool quantize_bytes(const float* x, int64_t pixels, int64_t stride, const Step& 
 }
 
 bool quantize_pixels(const float* x, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
-  if (step.op.format == Format::kBytes) return quantize_bytes(x, pixels, stride, step, out);
+  if (step.op.format != Format::kBits) return quantize_bytes(x, pixels, stride, step, out);
   switch (step.op.activation_bits) {
     case 1: return quantize_bits<1>(x, pixels, stride, step, out);
     case 2: return quantize_bits<2>(x, pixels, stride, step, out);
@@ -107,7 +107,7 @@ bool fill_input(const float* x, const Step& step, float* line, uint32_t* image) 
 
 // The sum of the codes in each word of one group of one image.
 void word_sums(const Step& step, const uint32_t* input, int32_t* sums) {
-  if (step.op.format == Format::kBytes) {
+  if (step.op.format != Format::kBits) {
     for (int64_t i = 0; i < step.plane_words; ++i) {
       const uint32_t pairs = (input[i] & 0x00ff00ffu) + ((input[i] >> 8) & 0x00ff00ffu);
       sums[i] = static_cast<int32_t>((pairs & 0xffffu) + (pairs >> 16));
@@ -211,7 +211,7 @@ void pool_planes(const Step& step, const uint32_t* input, const Step& next, uint
 }
 
 void pool(const Step& step, const uint32_t* input, const Step& next, uint32_t* rows, uint32_t* out) {
-  if (step.op.format == Format::kBytes) return pool_planes<0>(step, input, next, rows, out);
+  if (step.op.format != Format::kBits) return pool_planes<0>(step, input, next, rows, out);
   switch (step.op.activation_bits) {
     case 1: return pool_planes<1>(step, input, next, rows, out);
     case 2: return pool_planes<2>(step, input, next, rows, out);
@@ -243,17 +243,19 @@ void pool_strip(const Step& pool, const float* sums, int64_t stride, const Sink&
   }
 }
 
-void multiply(const Product& p, const Sink& sink) {
+void multiply(const Product& p, const Sink& sink, const Buffers& buffers, std::vector<int64_t>& held) {
   switch (p.step->op.format) {
     case Format::kBits: return multiply_group<Format::kBits>(p, sink);
     case Format::kBytes: return multiply_group<Format::kBytes>(p, sink);
     case Format::kFloats: return multiply_group<Format::kFloats>(p, sink);
     case Format::kWinograd: return multiply_group<Format::kWinograd>(p, sink);
+    case Format::kTables: return multiply_tables(p, sink, buffers, held);
   }
 }
 
 // The products of one group, strip by strip of the pooling that follows.
-void multiply_pooled(Product p, Sink sink, const Step& pool, uint32_t* sums, int64_t images) {
+void multiply_pooled(Product p, Sink sink, const Step& pool, const Buffers& buffers, std::vector<int64_t>& held,
+                     int64_t images) {
   const Step& step = *p.step;
   const int64_t pixels = step.out_height * step.out_width;
   const int32_t* offsets = p.row_offsets;
@@ -264,11 +266,11 @@ void multiply_pooled(Product p, Sink sink, const Step& pool, uint32_t* sums, int
       const int64_t begin = i * pixels + y * p.rows;
       p.row_offsets = offsets + begin;
       sink.row_sums = row_sums ? row_sums + begin : nullptr;
-      sink.sums = sums;
-      multiply(p, sink);
+      sink.sums = buffers.pooled_sums;
+      multiply(p, sink, buffers, held);
       sink.sums = nullptr;
       const int64_t row = (i * pool.out_height + y) * pool.out_width;
-      const float* strip = reinterpret_cast<const float*>(sums);
+      const float* strip = reinterpret_cast<const float*>(buffers.pooled_sums);
       if (is_float(step.op.format)) {
         pool_strip<Simd::Floats>(pool, strip, sink.params_stride, sink, row);
       } else {
@@ -299,10 +301,11 @@ void convolve(const Step& step, const Step* pool, const Buffers& buffers, const 
     Sink group = sink;
     group.params += g * params;
     if (sink.floats) group.floats += sink.first;
+    std::vector<int64_t> held(step.table_rows, -1);  // input rows, of this group, whose tables are in the buffer
     if (pool) {
-      multiply_pooled(p, group, *pool, buffers.pooled_sums, images);
+      multiply_pooled(p, group, *pool, buffers, held, images);
     } else {
-      multiply(p, group);
+      multiply(p, group, buffers, held);
     }
   }
 }

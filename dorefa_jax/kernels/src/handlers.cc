@@ -66,7 +66,10 @@ ffi::Error pack_handler(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, 
   if (spec.element_count() != 2) return invalid("a spec is a format and bits");
   const auto format = static_cast<Format>(spec.typed_data()[0]);
   const int64_t bits = spec.typed_data()[1];
-  if (format != Format::kBits && format != Format::kBytes) return invalid("codes are packed as bits or bytes");
+  if (format != Format::kBits && format != Format::kBytes && format != Format::kTables) {
+    return invalid("codes are packed as bits, bytes or indices of tables");
+  }
+  if (format == Format::kTables && bits != 1) return invalid("indices of tables are of weights of 1 bit");
   if (bits < 1 || bits > kMaxBits) return invalid("bits of weights must be 1 to 8, got " + std::to_string(bits));
   if (groups < 1 || shape[2] % groups) return invalid("groups do not divide the outputs");
   for (int64_t extent : shape) {

@@ -13,11 +13,14 @@ enum class Format : int32_t {
   kBytes = 1,   // byte i: the code of channel i of 4
   kFloats = 2,  // one channel
   kWinograd = 3,  // one channel at one point of a tile of a row, see ../winograd.py
+  kTables = 4,  // of input: as kBytes; of weights: byte i: the index that 6 one-bit weights of a channel are
 };
 
 constexpr int64_t kPanelChannels = 64;   // output channels of a weight panel
 constexpr int64_t kChannelMultiple = 16;  // a narrower last panel is padded to this
 constexpr int kMaxBits = 8;
+constexpr int kTableChannels = 6;   // whose codes a table has all sums of
+constexpr int kTableSize = 64;      // bytes
 constexpr int kPoints = 6;  // of a Winograd tile, of 7 - k outputs where kernels are k wide
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -27,7 +30,7 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 inline bool is_float(Format format) { return format == Format::kFloats || format == Format::kWinograd; }
 
 inline int64_t channels_per_word(Format format) {
-  return format == Format::kBits ? 32 : format == Format::kBytes ? 4 : 1;
+  return format == Format::kBits ? 32 : is_float(format) ? 1 : 4;
 }
 
 // Words of one pixel of one plane.
@@ -35,8 +38,11 @@ inline int64_t pixel_words(Format format, int64_t channels) { return ceil_div(ch
 
 inline int64_t planes(Format format, int64_t bits) { return format == Format::kBits ? bits : 1; }
 
-// Words of one group's weights: panels of [planes][taps * pixel_words][width].
+// Words of one group's weights: panels of [planes][taps * pixel_words][width]; of indices, all panels are as wide.
 inline int64_t group_words(Format format, int64_t bits, int64_t taps, int64_t channels, int64_t outputs) {
+  if (format == Format::kTables) {
+    return ceil_div(outputs, kPanelChannels) * taps * ceil_div(channels, kTableChannels) * (kPanelChannels / 4);
+  }
   return planes(format, bits) * taps * pixel_words(format, channels) * round_up(outputs, kChannelMultiple);
 }
 

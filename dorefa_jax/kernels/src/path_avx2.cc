@@ -16,6 +16,7 @@ namespace avx2 {
 #include "sink.h"
 #include "tile.h"
 #include "winograd.h"
+#include "tables.h"
 #include "block.h"
 }  // namespace avx2
 }  // namespace dorefa

@@ -1,15 +1,16 @@
-// Ice Lake, Zen 4 and later: bits by VPOPCNTDQ, bytes by VNNI.
+// Ice Lake, Zen 4 and later: bits by VPOPCNTDQ, bytes by VNNI, tables by VPERMB.
 #include "path.h"
 
 #if defined(__x86_64__)
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq,popcnt,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq,avx512vbmi,popcnt,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq,popcnt,fma")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq,avx512vbmi,popcnt,fma")
 #endif
 #define DOREFA_VPOPCNTDQ
+#define DOREFA_VBMI
 
 namespace dorefa {
 namespace avx512 {
@@ -17,6 +18,7 @@ namespace avx512 {
 #include "sink.h"
 #include "tile.h"
 #include "winograd.h"
+#include "tables.h"
 #include "block.h"
 }  // namespace avx512
 }  // namespace dorefa

@@ -16,6 +16,7 @@ namespace avx512vnni {
 #include "sink.h"
 #include "tile.h"
 #include "winograd.h"
+#include "tables.h"
 #include "block.h"
 }  // namespace avx512vnni
 }  // namespace dorefa

@@ -7,6 +7,7 @@ namespace portable {
 #include "sink.h"
 #include "tile.h"
 #include "winograd.h"
+#include "tables.h"
 #include "block.h"
 }  // namespace portable
 }  // namespace dorefa

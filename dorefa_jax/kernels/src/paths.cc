@@ -25,7 +25,9 @@ bool has_avx512vnni() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool has_avx512() { return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq"); }
+bool has_avx512() {
+  return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi");
+}
 #endif
 bool has_anything() { return true; }
 

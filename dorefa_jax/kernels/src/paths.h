@@ -13,6 +13,8 @@ namespace dorefa {
 struct Buffers {
   std::vector<uint32_t*> inputs;  // of each step; padding is zero
   float* line;            // a row of input taken apart
+  uint8_t* tables;        // of the input rows under a row of windows
+  uint16_t* table_sums;   // of a row of windows, 4 panels
   int32_t* word_sums;     // of one plane
   int32_t* column_sums;   // of one row
   uint32_t* pooled_rows;  // a row of each plane

@@ -19,7 +19,7 @@ bool in_range(int64_t value, int64_t low, int64_t high) { return low <= value &&
 
 std::string check_fields(const Op& op) {
   if (!in_range(static_cast<int64_t>(op.kind), 0, 2)) return "unknown kind";
-  if (!in_range(static_cast<int64_t>(op.format), 0, 3)) return "unknown format";
+  if (!in_range(static_cast<int64_t>(op.format), 0, 4)) return "unknown format";
   if (!in_range(static_cast<int64_t>(op.output), 0, 3)) return "unknown output";
   if (!in_range(op.weight_bits, 1, kMaxBits)) {
     return "bits of weights must be 1 to 8, got " + std::to_string(op.weight_bits);
@@ -74,6 +74,13 @@ std::string derive(Step* step) {
   if (step->group_words > kMaxElements / op.groups) return "the input is too large";
   step->image_words = op.groups * step->group_words;
   if (step->out_height * step->out_width > kMaxElements / op.outputs) return "the output is too large";
+  if (op.format == Format::kTables && !step->is_pool()) {
+    step->tables = ceil_div(step->group_channels, kTableChannels);
+    const int64_t spare = 3;  // tables are built in fours
+    step->table_row_bytes = (step->padded_width * step->tables + spare) * kTableSize;
+    step->table_rows = reach_height;
+    if (reach_height > kMaxElements / step->table_row_bytes) return "the input is too large for tables";
+  }
   const int64_t taps = int64_t{op.kernel_height} * op.kernel_width;
   if (taps > kMaxExtent) return "the kernel is too large";
   for (int64_t y = 0; y < op.kernel_height; ++y) {
@@ -91,12 +98,17 @@ std::string derive(Step* step) {
   if (step->is_pool()) return "";
 
   const int64_t weight_levels = step->levels(op.weight_bits);
-  if (op.format == Format::kBits) {
+  const int64_t length = taps * step->group_channels;
+  if (op.format == Format::kTables) {
+    if (op.weight_bits != 1 || op.activation_bits > 5 || length * step->levels(op.activation_bits) >= 1 << 16) {
+      return "tables need weights of 1 bit, codes of at most 5, and sums below 2^16";
+    }
+  }
+  if (op.format == Format::kBits || op.format == Format::kTables) {
     step->row_factor = -weight_levels;  // sums are of a c, where the weight of code c is 2 c - levels
   } else if (op.format == Format::kBytes && op.weight_bits == kMaxBits) {
     step->row_factor = 1;  // sums are of a (c - 128), since 2 c - 255 does not fit a signed byte
   }
-  const int64_t length = taps * step->group_channels;
   if (!is_float(op.format) &&
       length * step->levels(op.activation_bits) > (int64_t{1} << 31) / weight_levels - 1) {
     return "sums of " + std::to_string(length) + " products do not fit 32 bits";

@@ -59,6 +59,9 @@ struct Step {
   int64_t tile;         // outputs of a Winograd tile, or 1
   int64_t point_words;  // a row of tiles at one point
   int64_t line_words;   // room to take a row of input apart
+  int64_t tables;           // of a pixel, where weights are indices
+  int64_t table_row_bytes;  // of the tables of a padded row of input
+  int64_t table_rows;       // that a row of windows covers, and those between them
 
   int64_t padded_outputs() const { return round_up(group_outputs, kChannelMultiple); }
   bool is_pool() const { return op.kind != Kind::kConv; }

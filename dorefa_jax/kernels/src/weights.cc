@@ -11,8 +11,35 @@ uint32_t weight_byte(uint8_t code, int64_t bits) {
 
 }  // namespace
 
+namespace {
+
+// A channel's lane: of two bytes that are summed in 16 bits, the lower ones are the first 32 channels.
+int64_t table_lane(int64_t channel) { return channel < 32 ? 2 * channel : 2 * (channel - 32) + 1; }
+
+void pack_indices(const uint8_t* codes, int64_t taps, int64_t channels, int64_t groups, int64_t outputs,
+                  uint8_t* bytes) {
+  const int64_t tables = ceil_div(channels, kTableChannels);
+  for (int64_t group = 0; group < groups; ++group) {
+    for (int64_t first = 0; first < outputs; first += kPanelChannels, bytes += taps * tables * kPanelChannels) {
+      const int64_t real = std::min(kPanelChannels, outputs - first);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        for (int64_t c = 0; c < channels; ++c) {
+          const uint8_t* from = codes + ((tap * channels + c) * groups + group) * outputs + first;
+          uint8_t* to = bytes + (tap * tables + c / kTableChannels) * kPanelChannels;
+          for (int64_t n = 0; n < real; ++n) to[table_lane(n)] |= (from[n] & 1) << (c % kTableChannels);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
 void pack_weights(const uint8_t* codes, Format format, int64_t bits, int64_t taps, int64_t channels, int64_t groups,
                   int64_t outputs, uint32_t* words) {
+  if (format == Format::kTables) {
+    return pack_indices(codes, taps, channels, groups, outputs, reinterpret_cast<uint8_t*>(words));
+  }
   const int64_t per_word = channels_per_word(format);
   const int64_t length = taps * pixel_words(format, channels);
   const int64_t all_planes = planes(format, bits);

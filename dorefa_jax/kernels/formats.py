@@ -1,0 +1,89 @@
+"""Which format is the fastest for a product: costs that `benchmarks.kernels` measured."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dorefa_jax.bits import Bits
+from dorefa_jax.kernels.packing import MAX_TABLE_BITS, MAX_TABLE_SUM, PANEL_CHANNELS, Format
+
+MAX_BIT_PRODUCTS = 5
+"""W A up to which bits are faster than bytes."""
+FEW_ROWS = 6
+"""Rows up to which each weight is read for one tile only."""
+MAX_BIT_PRODUCTS_CACHED, MAX_BIT_PRODUCTS_UNCACHED = 8, 24
+CACHED_WEIGHTS = 2**21
+"""Weights that, as bytes, stay in a core's own caches."""
+
+TABLE_PATHS = ("avx512",)
+"""Paths on which tables are fast: those with VPERMB."""
+MIN_TABLE_USES = {2: 27, 3: 9, 4: 9, 5: 9}
+"""{A: look-ups in a table of a pixel, taps times panels of outputs, from which building it pays; never at A = 1}."""
+MIN_TABLE_WIDTH = 4
+"""Pixels in a row of the result: fewer do not fill a tile."""
+
+
+def best_format(
+  weight_bits: Bits,
+  activation_bits: Bits,
+  shape: tuple[int, int, int, int] = (1, 1, 1, 1),
+  *,
+  groups: int = 1,
+  rows: int | None = None,
+  width: int | None = None,
+  path: str | None = None,
+) -> Format | jax.Array:
+  """The format in which a product is faster: BITS where W A is small, TABLES for many outputs of 1-bit weights.
+
+  A 512-bit AND, popcount and addition are three instructions for 512 one-bit products, where a
+  VNNI instruction multiplies 64 bytes: they are equal at W A = 5.3. A product of few rows waits for
+  its weights instead, of which bits are fewer. A look-up in a table is two instructions for 384
+  products with codes of up to 5 bits, once the table is built.
+
+  Args:
+    weight_bits, activation_bits: W and A; may be traced, and then tables are not chosen.
+    shape: of the kernel, [height, width, channels of a group, outputs].
+    groups: of the convolution.
+    rows: of the product: images times pixels of the result; None for many.
+    width: pixels in a row of the result; None where unknown, and then tables are not chosen.
+    path: of the kernels; the same.
+
+  Returns:
+    The format, an int32 array where a width is traced.
+
+  Example:
+    >>> best_format(1, 2).name, best_format(8, 8).name
+    ('BITS', 'BYTES')
+    >>> best_format(1, 4, (3, 3, 256, 256), width=32, path="avx512").name
+    'TABLES'
+  """
+  is_wide = width is not None and width >= MIN_TABLE_WIDTH
+  if is_wide and path in TABLE_PATHS and fits_tables(weight_bits, activation_bits, shape):
+    assert isinstance(activation_bits, int)
+    # Panels are counted by what of them is filled: a panel of few outputs takes as long as a full one.
+    uses = shape[0] * shape[1] * (shape[3] // groups) / PANEL_CHANNELS
+    if activation_bits in MIN_TABLE_USES and uses >= MIN_TABLE_USES[activation_bits]:
+      return Format.TABLES
+  limit = MAX_BIT_PRODUCTS
+  if rows is not None and rows <= FEW_ROWS:
+    limit = MAX_BIT_PRODUCTS_UNCACHED if math.prod(shape) > CACHED_WEIGHTS else MAX_BIT_PRODUCTS_CACHED
+  is_bits = weight_bits * activation_bits <= limit
+  if isinstance(is_bits, bool):
+    return Format.BITS if is_bits else Format.BYTES
+  return jnp.where(is_bits, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
+
+
+def fits_tables(weight_bits: Bits, activation_bits: Bits, shape: tuple[int, int, int, int]) -> bool:
+  """Whether tables can compute a product: static bits, 1 and at most 5, and sums below 2^16.
+
+  Example:
+    >>> fits_tables(1, 4, (3, 3, 256, 256)), fits_tables(1, 5, (3, 3, 256, 256))
+    (True, False)
+  """
+  if not (isinstance(weight_bits, int) and isinstance(activation_bits, int)):
+    return False
+  largest = math.prod(shape[:3]) * (2**activation_bits - 1)
+  return weight_bits == 1 and activation_bits <= MAX_TABLE_BITS and largest < MAX_TABLE_SUM
