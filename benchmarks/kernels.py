@@ -92,7 +92,7 @@ def kernel_product(
   codes = rng.integers(0, 2 ** bits[0], (shape.kernel, shape.kernel, shape.channels, shape.outputs)).astype(np.uint8)
   rows = shape.batch * shape.size**2
   weights = kernels.pack_weights(
-    jnp.asarray(codes), bits=bits[0], activation_bits=bits[1], rows=rows, width=shape.size, format=format
+    jnp.asarray(codes), bits=bits[0], activation_bits=bits[1], rows=rows, out_width=shape.size, format=format
   )
   pads = (shape.kernel // 2,) * 2
   images = x.reshape(shape.batch, shape.size, shape.size, shape.channels)

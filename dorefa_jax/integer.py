@@ -205,7 +205,7 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
       activation_bits=bits.activations,
       groups=convolution.groups,
       rows=math.prod(images.shape[:3]),
-      width=convolution.out_width(images.shape[2]),
+      out_width=convolution.out_width(images.shape[2]),
     )
     y = kernel_conv(
       images,

@@ -23,7 +23,7 @@ TABLE_PATHS = ("avx512",)
 MIN_TABLE_USES = {2: 27, 3: 9, 4: 9, 5: 9}
 """{A: look-ups in a table of a pixel, taps times panels of outputs, from which building it pays; never at A = 1}."""
 MIN_TABLE_WIDTH = 4
-"""Pixels in a row of the result: fewer do not fill a tile."""
+"""Pixels in a row of the result: fewer do not fill a tile, which matters unless rows are few."""
 
 
 def best_format(
@@ -60,15 +60,18 @@ def best_format(
     >>> best_format(1, 4, (3, 3, 256, 256), width=32, path="avx512").name
     'TABLES'
   """
-  is_wide = width is not None and width >= MIN_TABLE_WIDTH
+  has_few_rows = rows is not None and rows <= FEW_ROWS
+  is_wide = width is not None and (width >= MIN_TABLE_WIDTH or has_few_rows)
   if is_wide and path in TABLE_PATHS and fits_tables(weight_bits, activation_bits, shape):
     assert isinstance(activation_bits, int)
     # Panels are counted by what of them is filled: a panel of few outputs takes as long as a full one.
     uses = shape[0] * shape[1] * (shape[3] // groups) / PANEL_CHANNELS
-    if activation_bits in MIN_TABLE_USES and uses >= MIN_TABLE_USES[activation_bits]:
+    # Of few rows, bits of two planes are read faster than an index for each table.
+    is_slower = has_few_rows and activation_bits <= 2
+    if not is_slower and uses >= MIN_TABLE_USES.get(activation_bits, math.inf):
       return Format.TABLES
   limit = MAX_BIT_PRODUCTS
-  if rows is not None and rows <= FEW_ROWS:
+  if has_few_rows:
     limit = MAX_BIT_PRODUCTS_UNCACHED if math.prod(shape) > CACHED_WEIGHTS else MAX_BIT_PRODUCTS_CACHED
   is_bits = weight_bits * activation_bits <= limit
   if isinstance(is_bits, bool):

@@ -48,7 +48,7 @@ def pack_weights(
   activation_bits: Bits,
   groups: int = 1,
   rows: int | None = None,
-  width: int | None = None,
+  out_width: int | None = None,
   format: Format | None = None,
 ) -> PackedWeights:
   """Packs codes of weights for `conv` and `dot`.
@@ -61,7 +61,7 @@ def pack_weights(
     activation_bits: A of the products to come, by which the format is chosen; may be traced.
     groups: of the convolution.
     rows: of the products to come, images times pixels of the result; None for many.
-    width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.
+    out_width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.
     format: BITS, BYTES or TABLES instead of the chosen one.
 
   Returns:
@@ -94,7 +94,7 @@ def pack_weights(
   codes = codes.reshape(taps)
   if format is None:
     path = cpu.available().path
-    chosen = best_format(bits, activation_bits, shape, groups=groups, rows=rows, width=width, path=path)
+    chosen = best_format(bits, activation_bits, shape, groups=groups, rows=rows, width=out_width, path=path)
   else:
     chosen = format
   if chosen is Format.TABLES and not fits_tables(bits, activation_bits, shape):

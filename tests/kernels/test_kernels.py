@@ -100,6 +100,9 @@ def test_formats_are_chosen_by_the_product_of_widths():
     ((1, 4), (3, 3, 64, 64), {"width": 20, "groups": 4}, Format.BITS),
     ((1, 4), (3, 3, 64, 64), {"width": 3}, Format.BITS),
     ((1, 4), (3, 3, 64, 64), {}, Format.BITS),
+    ((1, 3), (1, 1, 9216, 4096), {"width": 1, "rows": 1}, Format.TABLES),  # weights are read once
+    ((1, 3), (1, 1, 9216, 4096), {"width": 1, "rows": 128}, Format.BITS),
+    ((1, 2), (1, 1, 9216, 4096), {"width": 1, "rows": 1}, Format.BITS),
     ((1, 5), (3, 3, 256, 256), {"width": 20}, Format.BITS),  # sums of 16 bits
     ((1, 6), (3, 3, 64, 64), {"width": 20}, Format.BYTES),
     ((2, 2), (3, 3, 64, 64), {"width": 20}, Format.BITS),
@@ -108,6 +111,15 @@ def test_formats_are_chosen_by_the_product_of_widths():
 )
 def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
   assert best_format(*bits, shape, **{"path": "avx512", **options}) is expected
+
+
+@needs_library
+@pytest.mark.skipif("avx512" not in native.paths(), reason="tables are chosen where VPERMB is")
+def test_packing_chooses_tables():
+  codes = jnp.zeros((3, 3, 64, 64), jnp.uint8)
+  for out_width, expected in ((20, Format.TABLES), (None, Format.BITS)):
+    packed = kernels.pack_weights(codes, bits=1, activation_bits=4, out_width=out_width)
+    assert int(packed.spec[0]) == expected
 
 
 @needs_library
