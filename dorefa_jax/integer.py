@@ -31,6 +31,7 @@ class Convolution:
 
   Attributes:
     to_input, to_weights, from_output: transposes and reshapes around it.
+    from_input, from_weights, to_output: the same backwards, for gradients.
     shape: of the kernel: [height, width, channels of a group, outputs].
     strides, dilation, padding, groups: of the convolution.
   """
@@ -38,6 +39,9 @@ class Convolution:
   to_input: Callable[[jax.Array], jax.Array]
   to_weights: Callable[[jax.Array], jax.Array]
   from_output: Callable[[jax.Array], jax.Array]
+  from_input: Callable[[jax.Array], jax.Array]
+  from_weights: Callable[[jax.Array], jax.Array]
+  to_output: Callable[[jax.Array], jax.Array]
   shape: tuple[int, ...]
   strides: tuple[int, int] = (1, 1)
   dilation: tuple[int, int] = (1, 1)
@@ -132,22 +136,16 @@ def as_convolution(
     raise NotInteger(f"padding must not be negative, got {pads}")
   is_line = spatial == 1  # which becomes an image of height 1
 
-  def to_input(x: jax.Array) -> jax.Array:
-    x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
-    return x[:, None] if is_line else x
-
-  def to_weights(w: jax.Array) -> jax.Array:
-    w = jnp.transpose(w, (*rhs[2:], rhs[1], rhs[0]))
-    return w[None] if is_line else w
-
-  def from_output(y: jax.Array) -> jax.Array:
-    y = y[:, 0] if is_line else y
-    return jnp.transpose(y, np.argsort((out[0], *out[2:], out[1])).tolist())
-
+  to_input, from_input = _transposes((lhs[0], *lhs[2:], lhs[1]), axis=1 if is_line else None)
+  to_weights, from_weights = _transposes((*rhs[2:], rhs[1], rhs[0]), axis=0 if is_line else None)
+  to_output, from_output = _transposes((out[0], *out[2:], out[1]), axis=1 if is_line else None)
   return Convolution(
     to_input,
     to_weights,
     from_output,
+    from_input,
+    from_weights,
+    to_output,
     shape=((1,) if is_line else ()) + (*window, w.shape[rhs[1]], w.shape[rhs[0]]),
     strides=_pair(window_strides, 1),
     dilation=_pair(dilation, 1),
@@ -172,10 +170,14 @@ def as_dot(x: jax.Array, w: jax.Array, dimension_numbers: Any, options: dict[str
   rows, columns = [x.shape[axis] for axis in x_free], [w.shape[axis] for axis in w_free]
   length = math.prod(x.shape[axis] for axis in x_axes)
   outputs = math.prod(columns)
+  inner = [x.shape[axis] for axis in x_axes]
   return Convolution(
     lambda x: jnp.transpose(x, (*x_free, *x_axes)).reshape(-1, 1, 1, length),
     lambda w: jnp.transpose(w, (*w_axes, *w_free)).reshape(1, 1, length, outputs),
     lambda y: y.reshape(*rows, *columns),
+    lambda x: jnp.transpose(x.reshape(*rows, *inner), np.argsort((*x_free, *x_axes)).tolist()),
+    lambda w: jnp.transpose(w.reshape(*inner, *columns), np.argsort((*w_axes, *w_free)).tolist()),
+    lambda y: y.reshape(-1, 1, 1, outputs),
     shape=(1, 1, length, outputs),
   )
 
@@ -228,6 +230,23 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
       groups=convolution.groups,
     )
   return convolution.from_output(y)
+
+
+Layout: TypeAlias = Callable[[jax.Array], jax.Array]
+
+
+def _transposes(axes: Sequence[int], *, axis: int | None) -> tuple[Layout, Layout]:
+  """A transpose, with a new axis of 1 where `axis` is given, and the way back."""
+
+  def there(x: jax.Array) -> jax.Array:
+    x = jnp.transpose(x, axes)
+    return x if axis is None else jnp.expand_dims(x, axis)
+
+  def back(x: jax.Array) -> jax.Array:
+    x = x if axis is None else jnp.squeeze(x, axis)
+    return jnp.transpose(x, np.argsort(axes).tolist())
+
+  return there, back
 
 
 def _check_dtypes(x: jax.Array, w: jax.Array) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax import integer
+from dorefa_jax import image_layers, integer, integer_gradients
 from dorefa_jax.bits import FULL_PRECISION, Bits, BitWidths, is_full_precision
 from dorefa_jax.marks import mark_codes
 from dorefa_jax.quantizers import bound, quantize_activations, quantize_gradients, quantize_weights
@@ -75,19 +75,19 @@ def conv_general_dilated(
   def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, w, window_strides, padding, dimension_numbers=dimension_numbers, **options)
 
-  y = _product(
+  batch_axis = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers).out_spec[0]
+  return _product(
     x,
     w,
     bits,
+    key,
     check_backend(backend),
     weight_quantizer,
     emulated,
     lambda: integer.as_convolution(x, w, window_strides, padding, dimension_numbers, options),
     options.get("preferred_element_type"),
+    batch_axis,
   )
-  batch_axis = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers).out_spec[0]
-  y = quantize_gradients(jnp.moveaxis(y, batch_axis, 0), key, bits.gradients)
-  return jnp.moveaxis(y, 0, batch_axis)
 
 
 def dot_general(
@@ -132,19 +132,19 @@ def dot_general(
   def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.dot_general(x, w, dimension_numbers, **options)
 
-  y = _product(
+  is_one_example = x.ndim == len(dimension_numbers[0][0])
+  return _product(
     x,
     w,
     bits,
+    key,
     check_backend(backend),
     weight_quantizer,
     emulated,
     lambda: integer.as_dot(x, w, dimension_numbers, options),
     options.get("preferred_element_type"),
+    None if is_one_example else 0,
   )
-  is_one_example = x.ndim == len(dimension_numbers[0][0])
-  y = quantize_gradients(y[None] if is_one_example else y, key, bits.gradients)
-  return y[0] if is_one_example else y
 
 
 def mask_weights(weight_quantizer: WeightQuantizer, mask: jax.Array) -> WeightQuantizer:
@@ -182,32 +182,50 @@ def _product(
   x: jax.Array,
   w: jax.Array,
   bits: BitWidths,
+  key: jax.Array | None,
   backend: Backend,
   weight_quantizer: WeightQuantizer,
   product: Callable[[jax.Array, jax.Array], jax.Array],
   as_convolution: Callable[[], integer.Convolution],
   dtype: Any,
+  batch_axis: int | None,
 ) -> jax.Array:
-  """A product of quantized operands on the backend that `backend` means here."""
+  """A product of quantized operands on the backend that `backend` means here, its cotangent quantized."""
 
-  def emulated(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+  def multiply(x: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
     x = mark_codes(x, bits.activations, "input")
     x = mark_codes(_quantize_input(x, bits.activations), bits.activations, "activations")
-    return product(x, mark_codes(weight_quantizer(w, bits.weights), bits.weights, "weights"))
+    return product(x, mark_codes(quantized, bits.weights, "weights"))
 
+  def emulated(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+    return multiply(x, weight_quantizer(w, bits.weights), bits)
+
+  def with_quantized_cotangent(y: jax.Array) -> jax.Array:
+    if batch_axis is None:
+      return quantize_gradients(y[None], key, bits.gradients)[0]
+    return jnp.moveaxis(quantize_gradients(jnp.moveaxis(y, batch_axis, 0), key, bits.gradients), 0, batch_axis)
+
+  is_float = is_full_precision(bits.weights) and is_full_precision(bits.activations)
   if backend == "emulated" or 0 in x.shape or 0 in w.shape:
-    return emulated(x, w, bits)
+    return with_quantized_cotangent(emulated(x, w, bits))
+  if is_float:
+    return with_quantized_cotangent(_float_product(x, w, as_convolution, product))
   try:
     integer.check_bits(bits)
     codes = integer.codes_of(weight_quantizer)
     convolution = as_convolution()
   except integer.NotInteger as error:
     if backend == "auto":
-      return emulated(x, w, bits)
+      return with_quantized_cotangent(emulated(x, w, bits))
     raise ValueError(f"backend 'integer': {error}; use 'auto' or 'emulated'") from error
   is_float32 = x.dtype == w.dtype == jnp.float32
   if backend == "auto" and not (is_float32 and integer.wins(convolution, bits)):
-    return emulated(x, w, bits)
+    return with_quantized_cotangent(emulated(x, w, bits))
+  if isinstance(key, jax.Array):
+    quantized = weight_quantizer(w, bits.weights)
+    whole = integer_gradients.make_product(x, quantized, bits, convolution, codes, multiply, batch_axis)
+    if integer_gradients.can_differentiate(whole, bits, key):
+      return integer_gradients.integer_product(x, w, quantized, key, bits, whole)
   dtype = jnp.result_type(x) if dtype is None else dtype
 
   def on_integers(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
@@ -218,7 +236,25 @@ def _product(
       default=lambda x, w: emulated(x, w, bits),
     )
 
-  return _with_emulated_gradient(x, w, bits, on_integers, emulated, is_forward_integer=backend == "integer")
+  y = _with_emulated_gradient(x, w, bits, on_integers, emulated, is_forward_integer=backend == "integer")
+  return with_quantized_cotangent(y)
+
+
+def _float_product(
+  x: jax.Array,
+  w: jax.Array,
+  as_convolution: Callable[[], integer.Convolution],
+  product: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+  """A product that quantizes nothing, on the kernels where it is one of images."""
+  try:
+    convolution = as_convolution()
+  except integer.NotInteger:
+    return product(x, w)
+  if not image_layers.wins(x, w, convolution):
+    return product(x, w)
+  geometry = integer_gradients.geometry_of(jax.eval_shape(convolution.to_input, x).shape, convolution)
+  return image_layers.image_product(x, w, convolution, geometry, product)
 
 
 def _with_emulated_gradient(

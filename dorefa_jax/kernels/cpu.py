@@ -21,6 +21,18 @@ XLA_PATH = "xla"
 """The path without compiled kernels."""
 
 
+HANDLERS = {
+  "dorefa_run": "DorefaRun",
+  "dorefa_pack_weights": "DorefaPackWeights",
+  "dorefa_quantize_gradients": "DorefaQuantizeGradients",
+  "dorefa_pack_activations": "DorefaPackActivations",
+  "dorefa_input_gradient": "DorefaInputGradient",
+  "dorefa_weight_gradient": "DorefaWeightGradient",
+  "dorefa_float_gradient": "DorefaFloatGradient",
+}
+"""{target of an FFI call: symbol of the library}."""
+
+
 class KernelPathError(ValueError):
   """The environment variable names a path that is not here; the message says which there are."""
 
@@ -85,7 +97,7 @@ def run(
   """
   result = jax.ShapeDtypeStruct((x.shape[0], *out_shape), jnp.float32)
   call = jax.ffi.ffi_call("dorefa_run", result, vmap_method="sequential")
-  return call(x, jnp.asarray(program, jnp.int32), *arrays, path=np.int64(_path_index(path)))
+  return call(x, jnp.asarray(program, jnp.int32), *arrays, path=np.int64(path_index(path)))
 
 
 def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) -> jax.Array:
@@ -115,7 +127,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     return None, _how_to_build(folder)
   try:
     library = ctypes.CDLL(str(files[0]))
-    for target, symbol in (("dorefa_run", "DorefaRun"), ("dorefa_pack_weights", "DorefaPackWeights")):
+    for target, symbol in HANDLERS.items():
       jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
   except Exception as error:  # an incompatible library must not break what runs without it
     return None, f"The compiled kernels do not load: {error}. Reinstall dorefa-jax with this version of jaxlib."
@@ -155,7 +167,8 @@ def _paths() -> tuple[list[str], str]:
   return list(_path_indices()), _library()[1]
 
 
-def _path_index(path: str) -> int:
+def path_index(path: str) -> int:
+  """The number of a compiled path in the library."""
   indices = _path_indices()
   if path not in indices:
     raise ValueError(f"there is no compiled path {path!r} here; there are: {', '.join(indices) or 'none'}")

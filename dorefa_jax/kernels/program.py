@@ -24,13 +24,15 @@ class Output(enum.IntEnum):
 
   FLOATS: `factor * sum + offset`. AFFINE: the code `trunc(clamp(factor * sum + offset, 0, n))`.
   THRESHOLDS: the code that counts the thresholds that the sum has reached. VALLEY: the same, and
-  those of a second set that are above the sum are counted too.
+  those of a second set that are above the sum are counted too. GRADIENT: of a program of codes,
+  `factor * (scale of the image) * (2 sum - offset of the pixel)`.
   """
 
   FLOATS = 0
   AFFINE = 1
   THRESHOLDS = 2
   VALLEY = 3
+  GRADIENT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Op:
     groups: of channels.
     outputs: channels of the result.
     output: of a convolution.
+    gap: steps between the pixels of a program's input, [height, width], with zeros between them.
   """
 
   kind: Kind
@@ -64,15 +67,16 @@ class Op:
   groups: int = 1
   outputs: int = 1
   output: Output = Output.FLOATS
+  gap: tuple[int, int] = (1, 1)
 
   @property
   def out_shape(self) -> tuple[int, int, int]:
     """[height, width, channels] of an image of the result."""
     sizes = []
-    for size, kernel, stride, dilation, pads in zip(
-      (self.height, self.width), self.kernel, self.strides, self.dilation, self.padding
+    for size, gap, kernel, stride, dilation, pads in zip(
+      (self.height, self.width), self.gap, self.kernel, self.strides, self.dilation, self.padding
     ):
-      sizes.append((size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1)
+      sizes.append(((size - 1) * gap + sum(pads) - (kernel - 1) * dilation) // stride + 1)
     return sizes[0], sizes[1], self.outputs
 
 
@@ -82,7 +86,7 @@ def encode(ops: Sequence[Op]) -> np.ndarray:
   Example:
     >>> op = Op(Kind.CONV, Format.BITS, 1, 2, 4, 4, 32, (3, 3), outputs=8)
     >>> encode([op]).shape
-    (20,)
+    (22,)
   """
   fields: list[int] = []
   for op in ops:

@@ -65,8 +65,18 @@ def transform_weights(weights: np.ndarray) -> np.ndarray:
   height, width, channels, outputs = weights.shape
   if not MIN_WIDTH <= width <= MAX_WIDTH:
     raise ValueError(f"kernels must be {MIN_WIDTH} to {MAX_WIDTH} wide, got {width}")
-  points = np.array(POINTS)
-  distances = points[:, None] - points + np.eye(len(points))
-  matrix = np.vstack([points[:, None] ** np.arange(width) / distances.prod(1)[:, None], np.eye(width)[-1]])
+  matrix = weight_matrix(width)
   transformed = np.einsum("pj,hjco->hcpo", matrix, weights.astype(np.float64))
   return transformed.reshape(height, channels * len(matrix), outputs).astype(np.float32)
+
+
+def weight_matrix(width: int) -> np.ndarray:
+  """G, float64 [6, width].
+
+  Example:
+    >>> weight_matrix(3)[0].tolist()
+    [0.25, 0.0, 0.0]
+  """
+  points = np.array(POINTS)
+  distances = points[:, None] - points + np.eye(len(points))
+  return np.vstack([points[:, None] ** np.arange(width) / distances.prod(1)[:, None], np.eye(width)[-1]])

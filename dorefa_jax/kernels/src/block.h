@@ -78,6 +78,37 @@ bool any_not_finite(const float* x, int64_t count) {
   return found;
 }
 
+// Codes of `pixels` pixels, packed; pixels of the result are `step.op.gap_width` apart.
+void pack_pixels(const uint8_t* codes, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
+  const int64_t channels = step.group_channels;
+  for (int64_t p = 0; p < pixels; ++p, codes += stride, out += step.op.gap_width * step.pixel_words) {
+    if (step.op.format != Format::kBits) {
+      std::memcpy(out, codes, channels);
+      continue;
+    }
+    for (int64_t word = 0; word < step.pixel_words; ++word) {
+      uint32_t part[32] = {};
+      std::copy_n(codes + word * 32, std::min<int64_t>(32, channels - word * 32), part);
+      for (int a = 0; a < step.op.activation_bits; ++a) {
+        uint32_t bits = 0;
+        for (int v = 0; v < 32; v += Simd::kLanes) bits |= Simd::plane_bits(Simd::load(part + v), a) << v;
+        out[a * step.plane_words + word] = bits;
+      }
+    }
+  }
+}
+
+// An image of codes into the first op's input.
+void fill_input(const uint8_t* codes, const Step& step, uint32_t* image) {
+  const Op& op = step.op;
+  for (int64_t y = 0; y < op.height; ++y, codes += int64_t{op.width} * op.channels) {
+    const int64_t row = (y * op.gap_height + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
+    for (int64_t g = 0; g < op.groups; ++g) {
+      pack_pixels(codes + g * step.group_channels, op.width, op.channels, step, image + g * step.group_words + row);
+    }
+  }
+}
+
 // An image of floats into the first op's input; tells whether it met a NaN.
 bool fill_input(const float* x, const Step& step, float* line, uint32_t* image) {
   const Op& op = step.op;
@@ -301,6 +332,7 @@ void convolve(const Step& step, const Step* pool, const Buffers& buffers, const 
     Sink group = sink;
     group.params += g * params;
     if (sink.floats) group.floats += sink.first;
+    if (sink.offsets) group.offsets += g * sink.pixels * sink.params_stride;
     std::vector<int64_t> held(step.table_rows, -1);  // input rows, of this group, whose tables are in the buffer
     if (pool) {
       multiply_pooled(p, group, *pool, buffers, held, images);
@@ -315,11 +347,19 @@ DOREFA_INLINE int32_t pixel_offset(const Step& step, int64_t i, int64_t y, int64
   return static_cast<int32_t>(i * step.image_words + y * step.row_words + x * step.pixel_words);
 }
 
-void run_block(const Program& program, const Buffers& buffers, const float* x, int64_t images, float* y) {
+void run_block(const Program& program, const Buffers& buffers, const void* x, int64_t first_image, int64_t images,
+               float* y) {
   const size_t count = program.steps.size();
   for (int64_t i = 0; i < images; ++i) {
     const Step& first = program.steps[0];
-    buffers.nan[i] = fill_input(x + i * program.in_size, first, buffers.line, buffers.inputs[0] + i * first.image_words);
+    uint32_t* image = buffers.inputs[0] + i * first.image_words;
+    const int64_t start = (first_image + i) * program.in_size;
+    if (program.scales) {
+      fill_input(static_cast<const uint8_t*>(x) + start, first, image);
+      buffers.nan[i] = false;
+    } else {
+      buffers.nan[i] = fill_input(static_cast<const float*>(x) + start, first, buffers.line, image);
+    }
   }
   for (size_t s = 0; s < count; ++s) {
     const Step& step = program.steps[s];
@@ -362,12 +402,15 @@ void run_block(const Program& program, const Buffers& buffers, const float* x, i
       sink.codes = buffers.inputs[s + 1];
       sink.code_offsets = buffers.code_offsets;
     } else {
-      sink.floats = y;
+      sink.scales = program.scales ? program.scales + first_image : nullptr;
+      sink.offsets = program.offsets.data();
+      sink.pixels = step.out_height * step.out_width;
+      sink.floats = y + first_image * program.out_size;
       sink.float_stride = step.op.outputs;
     }
     convolve(step, pool, buffers, input, images, sink);
   }
   for (int64_t i = 0; i < images; ++i) {
-    if (buffers.nan[i]) std::fill_n(y + i * program.out_size, program.out_size, std::numeric_limits<float>::quiet_NaN());
+    if (buffers.nan[i]) std::fill_n(y + (first_image + i) * program.out_size, program.out_size, std::numeric_limits<float>::quiet_NaN());
   }
 }

@@ -1,9 +1,9 @@
 // The boundary to XLA: buffers are checked here, and errors become Python exceptions.
 #include <cstring>
-#include <exception>
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "paths.h"
 #include "program.h"
 #include "run.h"
@@ -17,14 +17,9 @@ namespace {
 
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
 
-ffi::Error invalid(const std::string& message) { return ffi::Error::InvalidArgument("dorefa_jax kernels: " + message); }
-
 ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
                        ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
-  const auto& all = paths();
-  if (path < 0 || path >= static_cast<int64_t>(all.size()) || !all[path].is_supported()) {
-    return invalid("this processor has no path " + std::to_string(path));
-  }
+  if (!has_path(path)) return no_path(path);
   std::vector<Array> arrays;
   for (size_t i = 0; i < rest.size(); ++i) {
     auto array = rest.get<ffi::AnyBuffer>(i);
@@ -43,23 +38,13 @@ ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffe
                    " floats and gives " + std::to_string(images * program.out_size) + ", got " +
                    std::to_string(x.element_count()) + " and " + std::to_string(y->element_count()));
   }
-  run(program, all[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
+  run(program, paths()[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
       [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
   return ffi::Error::Success();
 }
 
-// No exception may leave for XLA.
-ffi::Error run_handler(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
-                       ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
-  try {
-    return run_checked(pool, x, words, rest, y, path);
-  } catch (const std::exception& e) {
-    return ffi::Error::Internal(std::string("dorefa_jax kernels: ") + e.what());
-  }
-}
-
 // codes: [taps, channels of a group, outputs of all groups]; spec: {format, bits}.
-ffi::Error pack_handler(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, ffi::ResultBuffer<ffi::U32> words,
+ffi::Error pack_checked(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, ffi::ResultBuffer<ffi::U32> words,
                         int64_t groups) {
   const auto shape = codes.dimensions();
   if (shape.size() != 3) return invalid("codes must have 3 axes");
@@ -86,7 +71,7 @@ ffi::Error pack_handler(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, 
 }  // namespace
 }  // namespace dorefa
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaRun, dorefa::run_handler,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaRun, DOREFA_GUARDED(dorefa::run_checked),
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -95,7 +80,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaRun, dorefa::run_handler,
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("path"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaPackWeights, dorefa::pack_handler,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaPackWeights, DOREFA_GUARDED(dorefa::pack_checked),
                               ffi::Ffi::Bind()
                                   .Arg<ffi::Buffer<ffi::U8>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()

@@ -18,6 +18,9 @@ namespace avx2 {
 #include "winograd.h"
 #include "tables.h"
 #include "block.h"
+#include "gradient.h"
+#include "weight_gradient.h"
+#include "float_gradient.h"
 }  // namespace avx2
 }  // namespace dorefa
 

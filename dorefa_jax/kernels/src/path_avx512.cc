@@ -20,6 +20,9 @@ namespace avx512 {
 #include "winograd.h"
 #include "tables.h"
 #include "block.h"
+#include "gradient.h"
+#include "weight_gradient.h"
+#include "float_gradient.h"
 }  // namespace avx512
 }  // namespace dorefa
 

@@ -9,5 +9,8 @@ namespace portable {
 #include "winograd.h"
 #include "tables.h"
 #include "block.h"
+#include "gradient.h"
+#include "weight_gradient.h"
+#include "float_gradient.h"
 }  // namespace portable
 }  // namespace dorefa

@@ -4,8 +4,16 @@ namespace dorefa {
 
 #define DOREFA_DECLARE(path) \
   namespace path {           \
-  void run_block(const Program&, const Buffers&, const float*, int64_t, float*); \
+  void run_block(const Program&, const Buffers&, const void*, int64_t, int64_t, float*); \
+  float quantize_gradients(const float*, int64_t, uint64_t, const uint32_t*, int64_t, uint8_t*); \
+  bool pack_activations(const float*, int64_t, int64_t, int64_t, int64_t, uint32_t*); \
+  void add_weight_gradient(const WeightGradient&, const uint32_t*, const uint8_t*, float, const GradientScratch&, \
+                           float*); \
+  void add_float_gradient(const Step&, const float*, const float*, float*, float*, const float**, float**, float*); \
   }
+#define DOREFA_FUNCTIONS(path) \
+  path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
+      path::add_float_gradient
 #if defined(__x86_64__)
 DOREFA_DECLARE(avx512)
 DOREFA_DECLARE(avx512vnni)
@@ -36,11 +44,11 @@ bool has_anything() { return true; }
 const std::vector<Path>& paths() {
   static const std::vector<Path> all = {
 #if defined(__x86_64__)
-      {"avx512", has_avx512, avx512::run_block},
-      {"avx512vnni", has_avx512vnni, avx512vnni::run_block},
-      {"avx2", has_avx2, avx2::run_block},
+      {"avx512", has_avx512, DOREFA_FUNCTIONS(avx512)},
+      {"avx512vnni", has_avx512vnni, DOREFA_FUNCTIONS(avx512vnni)},
+      {"avx2", has_avx2, DOREFA_FUNCTIONS(avx2)},
 #endif
-      {"portable", has_anything, portable::run_block},
+      {"portable", has_anything, DOREFA_FUNCTIONS(portable)},
   };
   return all;
 }

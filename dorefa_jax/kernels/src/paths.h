@@ -25,10 +25,42 @@ struct Buffers {
   uint8_t* nan;  // of each image: its input has one, and so will its result
 };
 
+// A weight gradient: the convolution that it is of, and how its operands are spread.
+struct WeightGradient {
+  Step step;
+  int64_t gradient_bits;
+  int64_t plane_words;  // of a pixel's packed activations
+  int64_t pixel_words;  // of all its planes
+  int64_t phases;       // pixels of the input under one stride
+  int64_t pitch;        // positions from a row to the next
+  int64_t quads;        // of positions
+  int64_t plane_bytes;  // of a channel's activations of one phase
+  int64_t activation_bytes, gradient_bytes;  // of an example
+};
+
+// Where one thread spreads an example.
+struct GradientScratch {
+  uint8_t* activations;
+  uint8_t* gradients;
+  const uint8_t** rows;
+  float** out;
+};
+
 struct Path {
   const char* name;
   bool (*is_supported)();
-  void (*run_block)(const Program& program, const Buffers& buffers, const float* x, int64_t images, float* y);
+  // Of the whole batch's x and y, images from `first` on.
+  void (*run_block)(const Program& program, const Buffers& buffers, const void* x, int64_t first, int64_t images,
+                    float* y);
+  // See gradient.h, weight_gradient.h and float_gradient.h.
+  float (*quantize_gradients)(const float* g, int64_t size, uint64_t first, const uint32_t* key, int64_t bits,
+                              uint8_t* codes);
+  bool (*pack_activations)(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes,
+                           uint32_t* out);
+  void (*add_weight_gradient)(const WeightGradient& w, const uint32_t* planes, const uint8_t* codes, float scale,
+                              const GradientScratch& scratch, float* sums);
+  void (*add_float_gradient)(const Step& step, const float* image, const float* g, float* padded, float* gradients,
+                             const float** rows, float** out, float* sums);
 };
 
 // All paths of this build, the best first. The last runs everywhere.

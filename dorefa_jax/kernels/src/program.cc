@@ -20,7 +20,7 @@ bool in_range(int64_t value, int64_t low, int64_t high) { return low <= value &&
 std::string check_fields(const Op& op) {
   if (!in_range(static_cast<int64_t>(op.kind), 0, 2)) return "unknown kind";
   if (!in_range(static_cast<int64_t>(op.format), 0, 4)) return "unknown format";
-  if (!in_range(static_cast<int64_t>(op.output), 0, 3)) return "unknown output";
+  if (!in_range(static_cast<int64_t>(op.output), 0, 4)) return "unknown output";
   if (!in_range(op.weight_bits, 1, kMaxBits)) {
     return "bits of weights must be 1 to 8, got " + std::to_string(op.weight_bits);
   }
@@ -28,7 +28,8 @@ std::string check_fields(const Op& op) {
     return "bits of activations must be 1 to 8, got " + std::to_string(op.activation_bits);
   }
   for (int64_t extent : {op.height, op.width, op.channels, op.kernel_height, op.kernel_width, op.stride_height,
-                         op.stride_width, op.dilation_height, op.dilation_width, op.groups, op.outputs}) {
+                         op.stride_width, op.dilation_height, op.dilation_width, op.groups, op.outputs, op.gap_height,
+                         op.gap_width}) {
     if (!in_range(extent, 1, kMaxExtent)) return "an extent is out of range: " + std::to_string(extent);
   }
   for (int64_t pad : {op.pad_top, op.pad_bottom, op.pad_left, op.pad_right}) {
@@ -46,8 +47,8 @@ std::string derive(Step* step) {
   const Op& op = step->op;
   const int64_t reach_height = int64_t{op.kernel_height - 1} * op.dilation_height + 1;
   const int64_t reach_width = int64_t{op.kernel_width - 1} * op.dilation_width + 1;
-  step->padded_height = int64_t{op.height} + op.pad_top + op.pad_bottom;
-  step->padded_width = int64_t{op.width} + op.pad_left + op.pad_right;
+  step->padded_height = int64_t{op.height - 1} * op.gap_height + 1 + op.pad_top + op.pad_bottom;
+  step->padded_width = int64_t{op.width - 1} * op.gap_width + 1 + op.pad_left + op.pad_right;
   if (reach_height > step->padded_height || reach_width > step->padded_width) return "the kernel exceeds the input";
   step->out_height = (step->padded_height - reach_height) / op.stride_height + 1;
   step->out_width = (step->padded_width - reach_width) / op.stride_width + 1;
@@ -60,7 +61,7 @@ std::string derive(Step* step) {
   if (op.format == Format::kWinograd) {
     step->tile = kPoints + 1 - op.kernel_width;
     if (!in_range(step->tile, 2, 4) || op.stride_width != 1 || op.dilation_width != 1 || op.groups != 1 ||
-        step->out_width % step->tile) {
+        op.gap_width != 1 || op.gap_height != 1 || step->out_width % step->tile) {
       return "a Winograd product needs a kernel 3 to 5 wide without steps or groups, and rows of whole tiles";
     }
     const int64_t tiles = step->out_width / step->tile;
@@ -126,7 +127,7 @@ std::string check_arrays(const Step& step, const Step* next) {
     return "weights need " + std::to_string(words) + " words, got " + std::to_string(step.weights.size);
   }
   const bool is_counted = op.output == Output::kThresholds || op.output == Output::kValley;
-  const int64_t sets = op.output == Output::kThresholds ? 1 : 2;
+  const int64_t sets = op.output == Output::kThresholds || op.output == Output::kGradient ? 1 : 2;
   const int64_t rows = sets * (is_counted ? step.levels(next->op.activation_bits) : 1);
   const int64_t params = rows * op.groups * step.padded_outputs();
   if (step.params.size != params) {
@@ -137,6 +138,7 @@ std::string check_arrays(const Step& step, const Step* next) {
 
 // Checks that `next` takes what `step` gives.
 std::string check_link(const Step& step, const Step& next) {
+  if (next.op.gap_height != 1 || next.op.gap_width != 1) return "only a program's input has gaps";
   if (is_float(next.op.format)) return "only the first convolution takes floats";
   if (next.op.height != step.out_height || next.op.width != step.out_width || next.op.channels != step.op.outputs) {
     return "gives [" + std::to_string(step.out_height) + ", " + std::to_string(step.out_width) + ", " +
@@ -163,6 +165,13 @@ std::string check_link(const Step& step, const Step& next) {
 
 }  // namespace
 
+std::string build_step(const Op& op, Step* step) {
+  step->op = op;
+  std::string error = check_fields(op);
+  if (error.empty()) error = derive(step);
+  return error.empty() ? error : describe(op, 0) + error;
+}
+
 std::string build_program(const int32_t* words, int64_t count, const std::vector<Array>& arrays, Program* program) {
   if (count <= 0 || count % kOpWords) return "a program is records of " + std::to_string(kOpWords) + " words";
   size_t used = 0;
@@ -185,9 +194,10 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
     const Step& step = program->steps[i];
     const Step* next = i + 1 < program->steps.size() ? &program->steps[i + 1] : nullptr;
     std::string error;
-    if (next == nullptr && (step.is_pool() || step.op.output != Output::kFloats)) {
+    const bool gives_floats = step.op.output == Output::kFloats || step.op.output == Output::kGradient;
+    if (next == nullptr && (step.is_pool() || !gives_floats)) {
       error = "a program ends in a convolution that gives floats";
-    } else if (next != nullptr && step.op.kind == Kind::kConv && step.op.output == Output::kFloats) {
+    } else if (next != nullptr && step.op.kind == Kind::kConv && gives_floats) {
       error = "only the last convolution gives floats";
     } else if (next != nullptr) {
       error = check_link(step, *next);
@@ -195,6 +205,12 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
     if (error.empty() && step.op.kind == Kind::kConv) error = check_arrays(step, next);
     if (!error.empty()) return describe(step.op, i) + error;
   }
+  // Offsets and scales are of a program of codes alone.
+  const bool gives_gradients = program->steps.back().op.output == Output::kGradient;
+  if (gives_gradients != (program->scales != nullptr) || (gives_gradients && program->steps.size() > 1)) {
+    return "gradients are what one convolution of codes gives";
+  }
+  if (gives_gradients && is_float(program->steps[0].op.format)) return "gradients are of codes, not of floats";
   const Step& first = program->steps.front();
   const Step& last = program->steps.back();
   if (first.is_pool()) return describe(first.op, 0) + "a program begins with a convolution";

@@ -20,6 +20,7 @@ enum class Output : int32_t {
   kAffine = 1,      // the code trunc(clamp(factor * sum + offset, 0, levels))
   kThresholds = 2,  // the code that counts the thresholds not above the sum
   kValley = 3,      // as many thresholds, and the code counts those of a second set that are above it, too
+  kGradient = 4,    // factor * the image's scale * (2 sum - the pixel's offset), a program's result of codes
 };
 
 // One record of a program, as ../program.py writes it: int32 fields in this order.
@@ -36,8 +37,9 @@ struct Op {
   int32_t groups;
   int32_t outputs;  // channels
   Output output;
+  int32_t gap_height, gap_width;  // steps between the pixels of the input, zeros between them; 1 or more
 };
-constexpr int64_t kOpWords = 20;
+constexpr int64_t kOpWords = 22;
 static_assert(sizeof(Op) == kOpWords * sizeof(int32_t), "an Op is int32 fields and nothing else");
 
 // An array that a program refers to: a convolution's weights or parameters.
@@ -73,8 +75,14 @@ struct Step {
 
 struct Program {
   std::vector<Step> steps;
-  int64_t in_size, out_size;  // floats of an image and of its result
+  int64_t in_size, out_size;  // elements of an image and of its result
+  // Of a program of codes instead of floats: a scale for each image, and offsets [group][pixel][padded outputs].
+  const float* scales = nullptr;
+  std::vector<int32_t> offsets;
 };
+
+// Checks one op, and derives what follows from it. Returns an empty string, or what is wrong.
+std::string build_step(const Op& op, Step* step);
 
 // Checks records and array sizes, so that running cannot leave any buffer. Returns an
 // empty string, or what is wrong.

@@ -1,42 +1,15 @@
 #include "run.h"
 
-#include <atomic>
-#include <condition_variable>
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
-#include <exception>
-#include <memory>
-#include <mutex>
-#include <new>
 
 namespace dorefa {
 namespace {
 
 constexpr int64_t kBlockBytes = 256 << 10;  // of the operands of a block: a fraction of a core's second cache
 constexpr int64_t kMaxBlock = 4096;         // images
-constexpr int64_t kAlignment = 64;
+constexpr int64_t kAlignment = 64;          // of each operand, for vectors
 constexpr int64_t kTail = 256;              // readable bytes behind an operand: vectors may overrun it
-
-// Memory that a thread keeps between calls, so that pages are not mapped anew.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-
-  void* get(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(data_);
-      size_ = 0;
-      data_ = std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
-      if (data_ == nullptr) throw std::bad_alloc();
-      size_ = bytes;
-    }
-    return data_;
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t size_ = 0;
-};
 
 // Bytes of the operands of one image.
 int64_t operand_bytes(const Program& program) {
@@ -76,8 +49,7 @@ Buffers lay_out(const Program& program, int64_t images) {
   int64_t total = 0;
   for (int64_t& size : sizes) total += size = round_up(size, kAlignment);
 
-  static thread_local Scratch scratch;
-  uint8_t* at = static_cast<uint8_t*>(scratch.get(total));
+  uint8_t* at = static_cast<uint8_t*>(thread_scratch(total));
   std::vector<uint8_t*> parts;
   for (int64_t size : sizes) {
     parts.push_back(at);
@@ -102,52 +74,20 @@ Buffers lay_out(const Program& program, int64_t images) {
   return buffers;
 }
 
-// Blocks that threads take in turn. Who waits has found none left to take, so every open
-// block is in work on a running thread, and tasks that start too late find nothing to do.
-struct Blocks {
-  explicit Blocks(int64_t count) : left(count) {}
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;
-  std::condition_variable is_done;
-  int64_t left;
-  std::exception_ptr error;
-};
-
 }  // namespace
 
-void run(const Program& program, const Path& path, const float* x, int64_t images, float* y, int64_t threads,
+void run(const Program& program, const Path& path, const void* x, int64_t images, float* y, int64_t threads,
          const Schedule& schedule) {
   if (images == 0) return;
   const int64_t block = block_size(program, images, std::max<int64_t>(1, threads));
   const int64_t count = ceil_div(images, block);
-  auto blocks = std::make_shared<Blocks>(count);
-  // The references are used only while a block is open, and the caller waits for that.
-  auto work = [=, &program, &path] {
-    Buffers buffers;
-    for (int64_t i; (i = blocks->next++) < count;) {
-      std::exception_ptr error;
-      try {
-        if (buffers.inputs.empty()) buffers = lay_out(program, block);
-        const int64_t first = i * block;
-        path.run_block(program, buffers, x + first * program.in_size, std::min(block, images - first),
-                       y + first * program.out_size);
-      } catch (...) {
-        error = std::current_exception();
-      }
-      std::lock_guard<std::mutex> lock(blocks->mutex);
-      if (error) blocks->error = error;
-      if (--blocks->left == 0) blocks->is_done.notify_all();
-    }
-  };
-  try {
-    for (int64_t i = 1; i < std::min(threads, count); ++i) schedule(work);
-  } catch (...) {
-    // Fewer threads, then: tasks that run already must be waited for, and this thread takes the rest.
-  }
-  work();
-  std::unique_lock<std::mutex> lock(blocks->mutex);
-  blocks->is_done.wait(lock, [&] { return blocks->left == 0; });
-  if (blocks->error) std::rethrow_exception(blocks->error);
+  for_each_part(count, threads, schedule, [&] {
+    const Buffers buffers = lay_out(program, block);
+    return [&, buffers](int64_t part) {
+      const int64_t first = part * block;
+      path.run_block(program, buffers, x, first, std::min(block, images - first), y);
+    };
+  });
 }
 
 }  // namespace dorefa

@@ -3,19 +3,16 @@
 #define DOREFA_RUN_H_
 
 #include <cstdint>
-#include <functional>
 
+#include "parallel.h"
 #include "paths.h"
 #include "program.h"
 
 namespace dorefa {
 
-// Runs a task on some thread, at some time, or never.
-using Schedule = std::function<void(std::function<void()>)>;
-
 // Every image's result is computed by one thread in one order: it does not depend on `threads`.
-// Throws std::bad_alloc.
-void run(const Program& program, const Path& path, const float* x, int64_t images, float* y, int64_t threads,
+// x holds floats, or codes where the program has scales. Throws std::bad_alloc.
+void run(const Program& program, const Path& path, const void* x, int64_t images, float* y, int64_t threads,
          const Schedule& schedule);
 
 }  // namespace dorefa

@@ -19,6 +19,7 @@ struct Simd {
   static DOREFA_INLINE void store(uint32_t* p, Ints x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static DOREFA_INLINE void store(uint32_t* p, Floats x) { _mm256_storeu_ps(reinterpret_cast<float*>(p), x); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+  static DOREFA_INLINE Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
 
   // Counts by nibbles, in bytes; `flush_bits` adds the four bytes of a lane.
   static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {

@@ -17,6 +17,7 @@ struct Simd {
   static DOREFA_INLINE void store(uint32_t* p, Ints x) { _mm512_storeu_si512(p, x); }
   static DOREFA_INLINE void store(uint32_t* p, Floats x) { _mm512_storeu_ps(reinterpret_cast<float*>(p), x); }
   static DOREFA_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+  static DOREFA_INLINE Ints subtract(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 
   static DOREFA_INLINE Ints add_common_bits(Ints sum, Ints x, Ints w) {
     const Ints common = _mm512_and_si512(x, w);

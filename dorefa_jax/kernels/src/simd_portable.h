@@ -40,6 +40,10 @@ struct Simd {
     return each([&](int i) { return a.lane[i] + b.lane[i]; });
   }
 
+  static DOREFA_INLINE Ints subtract(const Ints& a, const Ints& b) {
+    return each([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+
   static DOREFA_INLINE Ints larger(const Ints& a, const Ints& b) {
     return each([&](int i) {
       return static_cast<int32_t>(a.lane[i]) > static_cast<int32_t>(b.lane[i]) ? a.lane[i] : b.lane[i];

@@ -12,6 +12,10 @@ struct Sink {
   float* floats;            // [row][float_stride]
   int64_t float_stride;
 
+  const float* scales;      // of each image, for gradients
+  const int32_t* offsets;   // [pixel][params_stride]
+  int64_t pixels;           // of an image
+
   uint32_t* sums;           // [row][params_stride], instead of everything below, where a pooling follows
 
   const Step* next;         // whose input the codes are
@@ -24,6 +28,7 @@ struct Sink {
     if (sums) return put_sums<MR, NR>(row, channel, sum);
     switch (output) {
       case Output::kFloats: return put_floats<MR, NR>(row, channel, sum);
+      case Output::kGradient: return put_gradients<MR, NR>(row, channel, sum);
       case Output::kAffine: return put_affine<MR, NR>(row, channel, sum);
       case Output::kThresholds:
       case Output::kValley: return put_thresholds<MR, NR>(row, channel, sum);
@@ -57,6 +62,33 @@ struct Sink {
       DOREFA_UNROLL
       for (int i = 0; i < MR; ++i, to += float_stride) {
         Simd::store_floats(to, affine(Simd::to_floats(sum[i][j]), factor, offset), static_cast<int>(left));
+      }
+    }
+  }
+
+  template <int MR, int NR>
+  DOREFA_INLINE void put_gradients(int64_t, int64_t, const Simd::Floats (&)[MR][NR]) const {}  // sums are integers
+
+  template <int MR, int NR>
+  DOREFA_INLINE void put_gradients(int64_t row, int64_t channel, const Simd::Ints (&sum)[MR][NR]) const {
+    int64_t image = row / pixels, pixel = row % pixels;
+    float* to = floats + row * float_stride + channel;
+    DOREFA_UNROLL
+    for (int i = 0; i < MR; ++i, to += float_stride) {
+      const Simd::Floats scale = Simd::broadcast_float(scales[image]);
+      const auto* offset = reinterpret_cast<const uint32_t*>(offsets + pixel * params_stride + channel);
+      DOREFA_UNROLL
+      for (int j = 0; j < NR; ++j) {
+        const int64_t left = std::min<int64_t>(outputs - channel - j * Simd::kLanes, Simd::kLanes);
+        if (left <= 0) break;
+        const Simd::Ints twice = Simd::add(sum[i][j], sum[i][j]);
+        const Simd::Floats total = Simd::to_floats(Simd::subtract(twice, Simd::load(offset + j * Simd::kLanes)));
+        const Simd::Floats factor = Simd::multiply(Simd::load_floats(params + channel + j * Simd::kLanes), scale);
+        Simd::store_floats(to + j * Simd::kLanes, Simd::multiply(total, factor), static_cast<int>(left));
+      }
+      if (++pixel == pixels) {
+        pixel = 0;
+        ++image;
       }
     }
   }

@@ -1,0 +1,275 @@
+"""A quantized product whose forward and backward passes run on the integer kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dorefa_jax.bits import BitWidths
+from dorefa_jax.integer import MAX_BITS, Codes, Convolution, product
+from dorefa_jax.kernels import available
+from dorefa_jax.kernels.training import (
+  Geometry,
+  input_gradient,
+  levels,
+  pack_activations,
+  pack_in_xla,
+  quantize_gradients,
+  unpack_activations,
+  weight_gradient,
+)
+from dorefa_jax.quantizers import quantize_cotangent
+
+MIN_POSITIONS = 8
+"""Positions of an example from which integers are faster for the gradient of weights."""
+
+KEY_KIND = "threefry2x32"
+"""The kind of PRNG keys, JAX's default, whose noise the kernels make."""
+
+Multiply: TypeAlias = Callable[[jax.Array, jax.Array, BitWidths], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+  """A quantized product as both backends see it.
+
+  Attributes:
+    convolution: how the kernels take the operands.
+    codes: gives the weights' codes and scale.
+    multiply: the emulation, of activations, quantized weights and widths.
+    batch_axis: of the result; None where it is one example.
+    shape: of the activations as images, [batch, height, width, channels].
+    dtypes: of activations, quantized weights and the result.
+    has_one_scale: for all weights; scales of channels do not come out of the sum over them.
+  """
+
+  convolution: Convolution
+  codes: Codes
+  multiply: Multiply
+  batch_axis: int | None
+  shape: tuple[int, ...]
+  dtypes: tuple[Any, Any, Any]
+  has_one_scale: bool
+
+  @property
+  def geometry(self) -> Geometry:
+    """The convolution of the images."""
+    return geometry_of(self.shape, self.convolution)
+
+  def forward(self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
+    """The product, on the kernels."""
+    return product(x, w, bits, self.convolution, self.codes).astype(self.dtypes[2])
+
+  def pack(self, x: jax.Array, bits: BitWidths) -> jax.Array:
+    """The activations as they are kept between the passes."""
+    images = self.convolution.to_input(x).astype(jnp.float32)
+    return lax.platform_dependent(
+      images,
+      cpu=lambda x: pack_activations(x, bits.activations, path=available().path),
+      default=lambda x: pack_in_xla(x, bits.activations),
+    )
+
+  def backward(
+    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
+    """Gradients of activations and quantized weights, on the kernels."""
+    path, geometry, convolution = available().path, self.geometry, self.convolution
+    gradients, scales = quantize_gradients(self._examples(g).astype(jnp.float32), key, bits.gradients, path=path)
+    gradients = convolution.to_output(self._from_examples(gradients))
+    scales = jnp.repeat(scales, gradients.shape[0] // scales.shape[0])  # a row of the kernels' each
+    weights, scale = self.codes(w, bits.weights)
+    weights, scale = convolution.to_weights(weights), scale.astype(jnp.float32)
+    dx = input_gradient(
+      gradients, scales, weights, scale, geometry,
+      weight_bits=bits.weights, gradient_bits=bits.gradients, path=path,
+    )  # fmt: skip
+    activations, is_inside = (part.reshape(self.shape) for part in unpack_activations(planes, self.shape[3]))
+    dx = jnp.where(is_inside, dx, jnp.zeros((), dx.dtype))
+    if math.prod(geometry.out_size) >= MIN_POSITIONS:
+      dw = weight_gradient(
+        planes, gradients, scales, geometry,
+        activation_bits=bits.activations, gradient_bits=bits.gradients, path=path,
+      )  # fmt: skip
+    else:
+      n = levels(bits.gradients)
+      rounded = scales[:, None, None, None] * ((2 * gradients.astype(jnp.float32) - n) / n)
+      dw = float_weight_gradient(activations.astype(jnp.float32) / levels(bits.activations), rounded, geometry)
+    return convolution.from_input(dx).astype(self.dtypes[0]), convolution.from_weights(dw).astype(self.dtypes[1])
+
+  def emulated_backward(
+    self, x: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
+    """The same in the emulation, of activations themselves."""
+    rounded = quantize_cotangent(self._examples(g), jax.random.wrap_key_data(key, impl=KEY_KIND), bits.gradients)
+    _, vjp = jax.vjp(lambda x, w: self.multiply(x, w, bits), x, quantized)
+    return vjp(self._from_examples(rounded))
+
+  def unpack(self, planes: jax.Array, bits: BitWidths) -> jax.Array:
+    """Activations that are quantized, and clipped, as the packed ones were."""
+    codes, is_inside = (part.reshape(self.shape) for part in unpack_activations(planes, self.shape[3]))
+    outside = jnp.where(codes == 0, jnp.float32(-1), jnp.float32(2))
+    images = jnp.where(is_inside, codes.astype(jnp.float32) / levels(bits.activations), outside)
+    return self.convolution.from_input(images).astype(self.dtypes[0])
+
+  def _examples(self, y: jax.Array) -> jax.Array:
+    return y[None] if self.batch_axis is None else jnp.moveaxis(y, self.batch_axis, 0)
+
+  def _from_examples(self, y: jax.Array) -> jax.Array:
+    return y[0] if self.batch_axis is None else jnp.moveaxis(y, 0, self.batch_axis)
+
+
+def make_product(
+  x: jax.Array,
+  quantized: jax.Array,
+  bits: BitWidths,
+  convolution: Convolution,
+  codes: Codes,
+  multiply: Multiply,
+  batch_axis: int | None,
+) -> Product:
+  """A product of operands of the shapes and dtypes of `x` and `quantized`."""
+  result = jax.eval_shape(lambda x, w: multiply(x, w, bits), x, quantized)
+  shape = jax.eval_shape(convolution.to_input, x).shape
+  dtypes = x.dtype, quantized.dtype, result.dtype
+  has_one_scale = jax.eval_shape(lambda w: codes(w, bits.weights)[1], quantized).shape == ()
+  return Product(convolution, codes, multiply, batch_axis, shape, dtypes, has_one_scale)
+
+
+def geometry_of(shape: tuple[int, ...], convolution: Convolution) -> Geometry:
+  """The convolution of images of a shape, [batch, height, width, channels]."""
+  height, width, channels, outputs = convolution.shape
+  return Geometry(
+    (shape[1], shape[2]), (height, width, channels, outputs), convolution.strides, convolution.dilation,
+    convolution.padding, convolution.groups,
+  )  # fmt: skip
+
+
+def can_differentiate(product: Product, bits: BitWidths, key: jax.Array | None) -> bool:
+  """Whether the backward pass of a product can run on the kernels.
+
+  It takes compiled ones, G up to 8, one scale for all weights, a threefry key, and sums that fit 32 bits.
+
+  Args:
+    product: the product.
+    bits: W, A and G; traced ones are looked at when they run.
+    key: of the gradient quantizer.
+  """
+  widths = [value if isinstance(value, int) else MAX_BITS for value in (bits.weights, bits.activations, bits.gradients)]
+  if not available().is_compiled or key is None or not product.has_one_scale:
+    return False
+  if max(widths) > MAX_BITS or not _is_threefry(key):
+    return False
+  geometry = product.geometry
+  try:
+    op = geometry.input_gradient_op()
+  except ValueError:
+    return False
+  weights, activations, gradients = (2**width for width in widths)
+  terms = math.prod(geometry.shape[:2]) * op.channels // op.groups
+  return 2 * max(math.prod(geometry.out_size) * activations, terms * weights) * gradients < 2**31
+
+
+def integer_product(
+  x: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths, product: Product
+) -> jax.Array:
+  """A product, its cotangent quantized: in integers on CPU, forward and backward, emulated elsewhere.
+
+  Between the passes it keeps codes, A + 1 bits for an activation, of which one tells whether it was
+  clipped; where a width is traced, the activations themselves.
+
+  Args:
+    x: activations, clipped to [0, 1].
+    w: weights.
+    quantized: the quantized weights, through which `w` is differentiated.
+    key: PRNG key of the gradient quantizer.
+    bits: W, A and G, 1 to 8, or traced; what exceeds 8 then is emulated.
+    product: what both backends compute.
+
+  Returns:
+    The product, as the emulation gives it.
+  """
+  widths = bits.weights, bits.activations, bits.gradients
+  is_static = all(isinstance(value, int) for value in widths)
+
+  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], bits: BitWidths, *args: Any) -> Any:
+    def on_platform(*args: Any) -> Any:
+      return lax.platform_dependent(
+        *args, cpu=lambda *args: kernels(*args, bits), default=lambda *args: emulation(*args, bits)
+      )
+
+    if is_static:
+      return on_platform(*args)
+    fits = (bits.weights <= MAX_BITS) & (bits.activations <= MAX_BITS) & (bits.gradients <= MAX_BITS)
+    return lax.cond(fits, on_platform, lambda *args: emulation(*args, bits), *args)
+
+  def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
+    return choose(
+      product.forward, lambda x, w, quantized, bits: product.multiply(x, quantized, bits), bits, x, w, quantized
+    )
+
+  @jax.custom_vjp
+  def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
+    return run_with(x, quantized, w, traced[0] if traced else bits)
+
+  def forward(
+    x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
+  ) -> tuple[jax.Array, tuple[Any, ...]]:
+    kept = product.pack(x, bits) if is_static else x
+    return run_with(x, quantized, w, traced[0] if traced else bits), (kept, quantized, w, key, traced)
+
+  def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
+    kept, quantized, w, key, traced = saved
+    here = traced[0] if traced else bits
+
+    def on_kernels(kept: jax.Array, *args: Any) -> Any:
+      return product.backward(kept if is_static else product.pack(kept, here), *args)
+
+    def in_emulation(kept: jax.Array, *args: Any) -> Any:
+      return product.emulated_backward(product.unpack(kept, here) if is_static else kept, *args)
+
+    dx, dw = choose(on_kernels, in_emulation, here, kept, g, w, quantized, key)
+    return (dx, dw, None, None, *(None for _ in traced))
+
+  run.defvjp(forward, backward)
+  traced = () if is_static else (bits,)
+  return run(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced)
+
+
+def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+  """The gradient of weights in float32, for few positions: a dot product where there is one.
+
+  Args:
+    x: [batch, height, width, channels].
+    g: [batch, *geometry.out_size, outputs].
+    geometry: of the convolution.
+
+  Returns:
+    float32 of `geometry.shape`.
+  """
+  height, width, _, _ = geometry.shape
+  is_one_window = geometry.out_size == (1, 1) and geometry.padding == ((0, 0), (0, 0)) and geometry.groups == 1
+  if is_one_window and geometry.dilation == (1, 1):
+    window = x[:, :height, :width].reshape(x.shape[0], -1)
+    return (window.T @ g.reshape(g.shape[0], -1)).reshape(geometry.shape)
+
+  def convolve(w: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+      x, w, geometry.strides, geometry.padding, rhs_dilation=geometry.dilation, feature_group_count=geometry.groups,
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+
+  return jax.vjp(convolve, jnp.zeros(geometry.shape, jnp.float32))[1](g)[0]
+
+
+def _is_threefry(key: jax.Array) -> bool:
+  if not getattr(jax.config, "jax_threefry_partitionable", True):
+    return False  # another order of the same numbers
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    return str(jax.random.key_impl(key)) == KEY_KIND
+  return key.shape == (2,) and jax.config.values["jax_default_prng_impl"] == KEY_KIND

@@ -1,0 +1,25 @@
+// Work in numbered parts, on as many threads as there are.
+#ifndef DOREFA_PARALLEL_H_
+#define DOREFA_PARALLEL_H_
+
+#include <cstdint>
+#include <functional>
+
+namespace dorefa {
+
+// Runs a task on some thread, at some time, or never.
+using Schedule = std::function<void(std::function<void()>)>;
+
+// Makes what a thread does with a part; called once on each thread that finds one.
+using MakeWorker = std::function<std::function<void(int64_t part)>()>;
+
+// Does parts 0 to count - 1, each on one thread, and returns when all are done. What a part throws is thrown here.
+void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, const MakeWorker& make_worker);
+
+// Memory that a thread keeps between calls, so that pages are not mapped anew; aligned for vectors.
+// The next call on the same thread gives the same memory.
+void* thread_scratch(int64_t bytes);
+
+}  // namespace dorefa
+
+#endif  // DOREFA_PARALLEL_H_

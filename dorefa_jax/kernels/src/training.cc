@@ -1,0 +1,173 @@
+#include "training.h"
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+namespace dorefa {
+namespace {
+
+constexpr int64_t kExamples = 16;     // of a part; sums of parts are added in order, whatever the threads
+constexpr int64_t kPixels = 1 << 12;  // of a part
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kTail = 256;  // readable bytes behind an operand
+
+}  // namespace
+
+void quantize_gradients(const Path& path, const float* g, int64_t examples, int64_t size, const uint32_t* key,
+                        int64_t bits, uint8_t* codes, float* scales, int64_t threads, const Schedule& schedule) {
+  const int64_t some = std::max<int64_t>(1, kPixels / std::max<int64_t>(1, size));
+  for_each_part(ceil_div(examples, some), threads, schedule, [&] {
+    return [&, some](int64_t part) {
+      for (int64_t i = part * some; i < std::min(examples, (part + 1) * some); ++i) {
+        scales[i] = path.quantize_gradients(g + i * size, size, i * size, key, bits, codes + i * size);
+      }
+    };
+  });
+}
+
+void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t channels, int64_t bits,
+                      int64_t planes, uint32_t* out, int64_t threads, const Schedule& schedule) {
+  const int64_t words = planes * ceil_div(channels, 32);
+  for_each_part(ceil_div(pixels, kPixels), threads, schedule, [&] {
+    return [&](int64_t part) {
+      const int64_t first = part * kPixels, count = std::min(kPixels, pixels - first);
+      path.pack_activations(x + first * channels, count, channels, bits, planes, out + first * words);
+    };
+  });
+}
+
+std::vector<int32_t> pixel_offsets(const Step& step, const int32_t* tap_sums, int32_t factor) {
+  const Op& op = step.op;
+  const int64_t lanes = step.padded_outputs();
+  std::vector<int32_t> offsets(op.groups * step.out_height * step.out_width * lanes);
+  int32_t* out = offsets.data();
+  const auto is_pixel = [](int64_t at, int64_t pad, int64_t gap, int64_t size) {
+    return at >= pad && (at - pad) % gap == 0 && (at - pad) / gap < size;
+  };
+  for (int64_t group = 0; group < op.groups; ++group, tap_sums += op.kernel_height * op.kernel_width * lanes) {
+    for (int64_t y = 0; y < step.out_height; ++y) {
+      for (int64_t x = 0; x < step.out_width; ++x, out += lanes) {
+        for (int64_t v = 0; v < op.kernel_height; ++v) {
+          if (!is_pixel(y * op.stride_height + v * op.dilation_height, op.pad_top, op.gap_height, op.height)) continue;
+          for (int64_t u = 0; u < op.kernel_width; ++u) {
+            if (!is_pixel(x * op.stride_width + u * op.dilation_width, op.pad_left, op.gap_width, op.width)) continue;
+            const int32_t* from = tap_sums + (v * op.kernel_width + u) * lanes;
+            for (int64_t i = 0; i < lanes; ++i) out[i] += factor * from[i];
+          }
+        }
+      }
+    }
+  }
+  return offsets;
+}
+
+std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t planes, WeightGradient* w) {
+  const std::string error = build_step(op, &w->step);
+  if (!error.empty()) return error;
+  if (op.kind != Kind::kConv || op.format != Format::kBytes || op.gap_height != 1 || op.gap_width != 1) {
+    return "a weight gradient is of a convolution, in bytes";
+  }
+  if (gradient_bits < 1 || gradient_bits > kMaxBits) {
+    return "bits of gradients must be 1 to 8, got " + std::to_string(gradient_bits);
+  }
+  if (planes < op.activation_bits) return "activations of fewer planes than they have bits";
+  const Step& step = w->step;
+  const int64_t largest = step.levels(op.activation_bits) * step.levels(gradient_bits);
+  if (2 * step.out_height * step.out_width * largest >= int64_t{1} << 31) {
+    return "sums of " + std::to_string(step.out_height * step.out_width) + " positions do not fit 32 bits";
+  }
+  w->gradient_bits = gradient_bits;
+  w->plane_words = ceil_div(op.channels, 32);
+  w->pixel_words = planes * w->plane_words;
+  w->phases = int64_t{op.stride_height} * op.stride_width;
+  w->pitch = ceil_div(step.padded_width, op.stride_width);
+  w->quads = ceil_div((step.out_height - 1) * w->pitch + step.out_width, 4);
+  // The last quad of the tap that lies furthest may read behind the last row.
+  w->plane_bytes = round_up(ceil_div(step.padded_height, op.stride_height) * w->pitch + 8, 4);
+  w->activation_bytes = op.groups * w->phases * step.group_channels * w->plane_bytes;
+  w->gradient_bytes = op.groups * w->quads * step.padded_outputs() * 4;
+  return "";
+}
+
+namespace {
+
+// Adds what examples give in parts of a fixed size, in order, so that sums do not depend on the threads. `make_add`
+// makes, on each thread, a function that adds one example to sums of `size`.
+using AddExample = std::function<void(int64_t example, float* sums)>;
+
+void sum_examples(int64_t examples, int64_t size, float* sums, int64_t threads, const Schedule& schedule,
+                  const std::function<AddExample()>& make_add) {
+  const int64_t parts = ceil_div(examples, kExamples);
+  std::fill_n(sums, size, 0.0f);
+  std::vector<float> others(std::max<int64_t>(0, parts - 1) * size);  // all but the first part's
+  for_each_part(parts, threads, schedule, [&] {
+    return [&, add = make_add()](int64_t part) {
+      float* out = part == 0 ? sums : others.data() + (part - 1) * size;
+      for (int64_t i = part * kExamples; i < std::min(examples, (part + 1) * kExamples); ++i) add(i, out);
+    };
+  });
+  for (int64_t part = 0; part + 1 < parts; ++part) {
+    const float* from = others.data() + part * size;
+    for (int64_t i = 0; i < size; ++i) sums[i] += from[i];
+  }
+}
+
+// Parts of this thread's scratch, of sizes in bytes.
+std::vector<uint8_t*> scratch_parts(std::vector<int64_t> sizes) {
+  int64_t total = 0;
+  for (int64_t& size : sizes) total += size = round_up(size + kTail, kAlignment);
+  auto* at = static_cast<uint8_t*>(thread_scratch(total));
+  std::vector<uint8_t*> parts;
+  for (int64_t size : sizes) {
+    parts.push_back(at);
+    at += size;
+  }
+  return parts;
+}
+
+}  // namespace
+
+void weight_gradient(const Path& path, const WeightGradient& w, const uint32_t* activations, const uint8_t* gradients,
+                     const float* scales, int64_t examples, float* sums, int64_t threads, const Schedule& schedule) {
+  const Step& step = w.step;
+  const int64_t rows = step.taps() * step.group_channels, pointers = rows * int64_t{sizeof(void*)};
+  const int64_t image_words = int64_t{step.op.height} * step.op.width * w.pixel_words;
+  const int64_t gradient_size = step.out_height * step.out_width * step.op.outputs;
+  sum_examples(examples, step.op.groups * rows * step.padded_outputs(), sums, threads, schedule, [&] {
+    const auto parts = scratch_parts({w.activation_bytes, w.gradient_bytes, pointers, pointers});
+    const GradientScratch scratch{parts[0], parts[1], reinterpret_cast<const uint8_t**>(parts[2]),
+                                  reinterpret_cast<float**>(parts[3])};
+    return [&, scratch](int64_t i, float* out) {
+      path.add_weight_gradient(w, activations + i * image_words, gradients + i * gradient_size, scales[i], scratch, out);
+    };
+  });
+}
+
+std::string build_float_gradient(const Op& op, Step* step) {
+  const std::string error = build_step(op, step);
+  if (!error.empty()) return error;
+  if (op.kind != Kind::kConv || op.format != Format::kFloats || op.groups != 1 || op.gap_height != 1 ||
+      op.gap_width != 1) {
+    return "a float gradient is of a convolution of floats, of one group and without gaps";
+  }
+  return "";
+}
+
+void float_gradient(const Path& path, const Step& step, const float* images, const float* gradients, int64_t examples,
+                    float* sums, int64_t threads, const Schedule& schedule) {
+  const int64_t rows = step.taps() * step.op.channels, pointers = rows * int64_t{sizeof(void*)};
+  const int64_t image_size = int64_t{step.op.height} * step.op.width * step.op.channels;
+  const int64_t gradient_size = step.out_height * step.out_width * step.op.outputs;
+  const int64_t padded_bytes = step.image_words * 4, row_bytes = step.out_width * step.padded_outputs() * 4;
+  sum_examples(examples, rows * step.padded_outputs(), sums, threads, schedule, [&] {
+    const auto parts = scratch_parts({padded_bytes, row_bytes, pointers, pointers});
+    return [&, parts](int64_t i, float* out) {
+      path.add_float_gradient(step, images + i * image_size, gradients + i * gradient_size,
+                              reinterpret_cast<float*>(parts[0]), reinterpret_cast<float*>(parts[1]),
+                              reinterpret_cast<const float**>(parts[2]), reinterpret_cast<float**>(parts[3]), out);
+    };
+  });
+}
+
+}  // namespace dorefa

@@ -1,0 +1,182 @@
+// Activations times gradients, summed over the positions of each example. Included once for each path, after its Simd.
+//
+// A lane is an output channel, a row a tap and an input channel; four positions are multiplied by an instruction.
+// Positions are numbered along padded rows of input, so that a tap is an offset; behind a row's last position
+// gradients are zero, which codes, being odd, never are.
+
+// The codes of one example's activations, one channel after another: [group][phase][channel][plane_bytes].
+void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t* out) {
+  const Op& op = w.step.op;
+  std::memset(out, 0, w.activation_bytes);
+  for (int64_t y = 0; y < op.height; ++y) {
+    const int64_t row = y + op.pad_top;
+    for (int64_t x = 0; x < op.width; ++x, planes += w.pixel_words) {
+      const int64_t column = x + op.pad_left;
+      const int64_t phase = row % op.stride_height * op.stride_width + column % op.stride_width;
+      const int64_t position = row / op.stride_height * w.pitch + column / op.stride_width;
+      for (int64_t group = 0, channel = 0; group < op.groups; ++group) {
+        uint8_t* to = out + (group * w.phases + phase) * w.step.group_channels * w.plane_bytes + position;
+        for (int64_t c = 0; c < w.step.group_channels; ++c, ++channel, to += w.plane_bytes) {
+          uint32_t code = 0;
+          for (int64_t bit = 0; bit < op.activation_bits; ++bit) {
+            code |= (planes[bit * w.plane_words + channel / 32] >> (channel % 32) & 1) << bit;
+          }
+          *to = static_cast<uint8_t>(code);
+        }
+      }
+    }
+  }
+}
+
+// One example's gradients as signed bytes, [group][four positions][channel][position]: 2 c - n, or c - 128 of 8 bits.
+void spread_gradients(const WeightGradient& w, const uint8_t* codes, uint8_t* out) {
+  const int64_t n = (1 << w.gradient_bits) - 1;
+  const int64_t outputs = w.step.group_outputs, lanes = w.step.padded_outputs();
+  std::memset(out, 0, w.gradient_bytes);
+  for (int64_t y = 0; y < w.step.out_height; ++y) {
+    for (int64_t x = 0; x < w.step.out_width; ++x) {
+      const int64_t position = y * w.pitch + x;
+      for (int64_t group = 0; group < w.step.op.groups; ++group, codes += outputs) {
+        uint8_t* to = out + (group * w.quads + position / 4) * lanes * 4 + position % 4;
+        if (w.gradient_bits == kMaxBits) {
+          for (int64_t c = 0; c < outputs; ++c) to[4 * c] = static_cast<uint8_t>(codes[c] - 128);
+        } else {
+          for (int64_t c = 0; c < outputs; ++c) to[4 * c] = static_cast<uint8_t>(2 * codes[c] - n);
+        }
+      }
+    }
+  }
+}
+
+// Of 8 bits, 2 c - 255 = 2 (c - 128) + 1: the sum of a row's activations at positions that have a gradient.
+int32_t activation_sum(const WeightGradient& w, const uint8_t* row) {
+  int32_t sum = 0;
+  for (int64_t y = 0; y < w.step.out_height; ++y) {
+    for (int64_t x = 0; x < w.step.out_width; ++x) sum += row[y * w.pitch + x];
+  }
+  return sum;
+}
+
+template <int MR, int NR>
+void gradient_tile(const WeightGradient& w, const uint8_t* const* rows, const uint8_t* gradients, float scale,
+                   float* const* out) {
+  const int64_t lanes = w.step.padded_outputs();
+  Simd::Ints sum[MR][NR];
+  DOREFA_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) sum[i][j] = Simd::zero();
+  }
+  const auto* words = reinterpret_cast<const uint32_t*>(gradients);
+  for (int64_t quad = 0; quad < w.quads; ++quad, words += lanes) {
+    Simd::ByteWeights g[NR];
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) g[j] = Simd::byte_weights(Simd::load(words + j * Simd::kLanes));
+    DOREFA_UNROLL
+    for (int i = 0; i < MR; ++i) {
+      uint32_t four;
+      std::memcpy(&four, rows[i] + 4 * quad, sizeof four);
+      const Simd::ByteInputs a = Simd::byte_inputs(four);
+      DOREFA_UNROLL
+      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add_byte_products(sum[i][j], a, g[j]);
+    }
+  }
+  const Simd::Floats factor = Simd::broadcast_float(scale);
+  DOREFA_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    const bool is_offset = w.gradient_bits == kMaxBits;
+    const Simd::Ints rest = is_offset ? Simd::broadcast(static_cast<uint32_t>(activation_sum(w, rows[i]))) : Simd::zero();
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) {
+      const Simd::Ints total = is_offset ? Simd::add(Simd::add(sum[i][j], sum[i][j]), rest) : sum[i][j];
+      float* to = out[i] + j * Simd::kLanes;
+      const Simd::Floats value = Simd::add(Simd::multiply(Simd::to_floats(total), factor), Simd::load_floats(to));
+      Simd::store_floats(to, value, Simd::kLanes);
+    }
+  }
+}
+
+template <int NR>
+void gradient_rows(const WeightGradient& w, const uint8_t* const* rows, int64_t count, const uint8_t* gradients,
+                   float scale, float* const* out) {
+  for (; count >= Simd::kTileRows; count -= Simd::kTileRows, rows += Simd::kTileRows, out += Simd::kTileRows) {
+    gradient_tile<Simd::kTileRows, NR>(w, rows, gradients, scale, out);
+  }
+  for (; count > 0; --count, ++rows, ++out) gradient_tile<1, NR>(w, rows, gradients, scale, out);
+}
+
+// Adds scale times the integer product of one example to `sums`, [group][tap][channel][padded outputs].
+void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const uint8_t* codes, float scale,
+                         const GradientScratch& scratch, float* sums) {
+  const Op& op = w.step.op;
+  spread_activations(w, planes, scratch.activations);
+  spread_gradients(w, codes, scratch.gradients);
+  const int64_t lanes = w.step.padded_outputs(), count = w.step.taps() * w.step.group_channels;
+  for (int64_t group = 0; group < op.groups; ++group) {
+    const uint8_t* activations = scratch.activations + group * w.phases * w.step.group_channels * w.plane_bytes;
+    const uint8_t* gradients = scratch.gradients + group * w.quads * lanes * 4;
+    int64_t row = 0;
+    for (int64_t v = 0; v < op.kernel_height; ++v) {
+      for (int64_t u = 0; u < op.kernel_width; ++u) {
+        const int64_t y = v * op.dilation_height, x = u * op.dilation_width;
+        const int64_t phase = y % op.stride_height * op.stride_width + x % op.stride_width;
+        const uint8_t* from = activations + phase * w.step.group_channels * w.plane_bytes +
+                              y / op.stride_height * w.pitch + x / op.stride_width;
+        for (int64_t c = 0; c < w.step.group_channels; ++c, ++row, from += w.plane_bytes) scratch.rows[row] = from;
+      }
+    }
+    for (int64_t lane = 0; lane < lanes;) {
+      const int64_t vectors = std::min<int64_t>(Simd::kTileVectors, (lanes - lane) / Simd::kLanes);
+      for (int64_t i = 0; i < count; ++i) scratch.out[i] = sums + (group * count + i) * lanes + lane;
+      const uint8_t* some = gradients + lane * 4;
+      switch (vectors) {
+        case 4: if constexpr (Simd::kTileVectors >= 4) gradient_rows<4>(w, scratch.rows, count, some, scale, scratch.out); break;
+        case 3: if constexpr (Simd::kTileVectors >= 3) gradient_rows<3>(w, scratch.rows, count, some, scale, scratch.out); break;
+        case 2: if constexpr (Simd::kTileVectors >= 2) gradient_rows<2>(w, scratch.rows, count, some, scale, scratch.out); break;
+        default: gradient_rows<1>(w, scratch.rows, count, some, scale, scratch.out); break;
+      }
+      lane += vectors * Simd::kLanes;
+    }
+  }
+}
+
+// The codes of floats, clipped to [0, 1], as bit planes of 32 channels a word, and a plane that tells which floats
+// were not clipped: [pixel][plane][word]. Tells whether a NaN was among them.
+template <int Bits>
+bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t planes, uint32_t* out) {
+  const Simd::Floats levels = Simd::broadcast_float((1 << Bits) - 1);
+  const int64_t words = ceil_div(channels, 32);
+  bool nan = false;
+  for (int64_t p = 0; p < pixels; ++p, x += channels, out += planes * words) {
+    for (int64_t word = 0; word < words; ++word) {
+      float part[32] = {};
+      const int64_t left = std::min<int64_t>(32, channels - word * 32);
+      std::copy_n(x + word * 32, left, part);
+      uint32_t bits[Bits] = {}, inside = 0;
+      for (int64_t i = 0; i < left; ++i) inside |= static_cast<uint32_t>(part[i] >= 0 && part[i] <= 1) << i;
+      for (int v = 0; v < 32; v += Simd::kLanes) {
+        const Simd::Floats value = Simd::load_floats(part + v);
+        nan |= Simd::any_nan(value);
+        const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
+        for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << v;
+      }
+      for (int a = 0; a < Bits; ++a) out[a * words + word] = bits[a];
+      for (int64_t a = Bits; a + 1 < planes; ++a) out[a * words + word] = 0;
+      out[(planes - 1) * words + word] = inside;
+    }
+  }
+  return nan;
+}
+
+bool pack_activations(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes, uint32_t* out) {
+  switch (bits) {
+    case 1: return pack_planes<1>(x, pixels, channels, planes, out);
+    case 2: return pack_planes<2>(x, pixels, channels, planes, out);
+    case 3: return pack_planes<3>(x, pixels, channels, planes, out);
+    case 4: return pack_planes<4>(x, pixels, channels, planes, out);
+    case 5: return pack_planes<5>(x, pixels, channels, planes, out);
+    case 6: return pack_planes<6>(x, pixels, channels, planes, out);
+    case 7: return pack_planes<7>(x, pixels, channels, planes, out);
+    default: return pack_planes<8>(x, pixels, channels, planes, out);
+  }
+}
