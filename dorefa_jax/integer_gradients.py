@@ -252,11 +252,8 @@ def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax
   Returns:
     float32 of `geometry.shape`.
   """
-  height, width, _, _ = geometry.shape
-  is_one_window = geometry.out_size == (1, 1) and geometry.padding == ((0, 0), (0, 0)) and geometry.groups == 1
-  if is_one_window and geometry.dilation == (1, 1):
-    window = x[:, :height, :width].reshape(x.shape[0], -1)
-    return (window.T @ g.reshape(g.shape[0], -1)).reshape(geometry.shape)
+  if geometry.is_one_window:
+    return (x.reshape(x.shape[0], -1).T @ g.reshape(g.shape[0], -1)).reshape(geometry.shape)
 
   def convolve(w: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(

@@ -55,6 +55,12 @@ class Geometry:
     """[height, width] of an image of the result."""
     return self.op().out_shape[:2]
 
+  @property
+  def is_one_window(self) -> bool:
+    """Whether the kernel covers an image once: a dot product of all its values."""
+    is_plain = self.padding == ((0, 0), (0, 0)) and self.dilation == (1, 1) and self.groups == 1
+    return is_plain and self.shape[:2] == self.size
+
   def input_gradient_op(self) -> Op:
     """The convolution of a result's gradients that gives those of the input.
 
@@ -178,9 +184,16 @@ def input_gradient(
   Returns:
     float32 [batch, *geometry.size, channels].
   """
+  height, width, channels, outputs = geometry.shape
+  if geometry.is_one_window and geometry.size != (1, 1):  # else mostly padding would be multiplied
+    dense = Geometry((1, 1), (1, 1, height * width * channels, outputs))
+    dx = input_gradient(
+      codes, scales, weights.reshape(dense.shape), weight_scale, dense,
+      weight_bits=weight_bits, gradient_bits=gradient_bits, path=path,
+    )  # fmt: skip
+    return dx.reshape(-1, *geometry.size, channels)
   op = geometry.input_gradient_op()
   groups = geometry.groups
-  height, width, channels, outputs = geometry.shape
   turned = weights[::-1, ::-1].reshape(height, width, channels, groups, outputs // groups)
   # HWIO of the convolution of gradients: its inputs are outputs, its outputs channels, group by group.
   turned = turned.transpose(0, 1, 4, 3, 2).reshape(height * width, outputs // groups, groups * channels)

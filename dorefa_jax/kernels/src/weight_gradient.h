@@ -4,9 +4,19 @@
 // Positions are numbered along padded rows of input, so that a tap is an offset; behind a row's last position
 // gradients are zero, which codes, being odd, never are.
 
+// The codes of 32 channels of a pixel, from a word of each plane.
+DOREFA_INLINE void unpack_word(const WeightGradient& w, const uint32_t* planes, uint8_t* codes) {
+  std::memset(codes, 0, 32);
+  for (int64_t bit = 0; bit < w.step.op.activation_bits; ++bit, planes += w.plane_words) {
+    const uint32_t word = *planes;
+    for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((word >> i & 1) << bit);
+  }
+}
+
 // The codes of one example's activations, one channel after another: [group][phase][channel][plane_bytes].
 void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t* out) {
   const Op& op = w.step.op;
+  const int64_t channels = w.step.group_channels;
   std::memset(out, 0, w.activation_bytes);
   for (int64_t y = 0; y < op.height; ++y) {
     const int64_t row = y + op.pad_top;
@@ -14,14 +24,16 @@ void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t
       const int64_t column = x + op.pad_left;
       const int64_t phase = row % op.stride_height * op.stride_width + column % op.stride_width;
       const int64_t position = row / op.stride_height * w.pitch + column / op.stride_width;
-      for (int64_t group = 0, channel = 0; group < op.groups; ++group) {
-        uint8_t* to = out + (group * w.phases + phase) * w.step.group_channels * w.plane_bytes + position;
-        for (int64_t c = 0; c < w.step.group_channels; ++c, ++channel, to += w.plane_bytes) {
-          uint32_t code = 0;
-          for (int64_t bit = 0; bit < op.activation_bits; ++bit) {
-            code |= (planes[bit * w.plane_words + channel / 32] >> (channel % 32) & 1) << bit;
-          }
-          *to = static_cast<uint8_t>(code);
+      for (int64_t first = 0; first < op.channels; first += 32) {
+        uint8_t codes[32];
+        unpack_word(w, planes + first / 32, codes);
+        const int64_t end = std::min<int64_t>(op.channels, first + 32);
+        for (int64_t channel = first; channel < end;) {
+          const int64_t group = channel / channels, inner = channel % channels;
+          uint8_t* to = out + ((group * w.phases + phase) * channels + inner) * w.plane_bytes + position;
+          const int64_t count = std::min(end - channel, channels - inner);
+          for (int64_t i = 0; i < count; ++i, to += w.plane_bytes) *to = codes[channel - first + i];
+          channel += count;
         }
       }
     }
@@ -149,14 +161,19 @@ bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t plane
   bool nan = false;
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += planes * words) {
     for (int64_t word = 0; word < words; ++word) {
-      float part[32] = {};
-      const int64_t left = std::min<int64_t>(32, channels - word * 32);
-      std::copy_n(x + word * 32, left, part);
+      const float* from = x + word * 32;
+      const int64_t left = channels - word * 32;
+      float part[32];
+      if (left < 32) {
+        std::fill_n(part, 32, -1.0f);  // beyond the last channel is neither code nor inside
+        from = std::copy_n(from, left, part) - left;
+      }
       uint32_t bits[Bits] = {}, inside = 0;
-      for (int64_t i = 0; i < left; ++i) inside |= static_cast<uint32_t>(part[i] >= 0 && part[i] <= 1) << i;
       for (int v = 0; v < 32; v += Simd::kLanes) {
-        const Simd::Floats value = Simd::load_floats(part + v);
+        const Simd::Floats value = Simd::load_floats(from + v);
         nan |= Simd::any_nan(value);
+        const uint32_t is_inside = Simd::reached(value, Simd::float_zero()) & Simd::reached(Simd::broadcast_float(1), value);
+        inside |= is_inside << v;
         const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
         for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << v;
       }
