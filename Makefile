@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
 
-.PHONY: compiled sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: compiled sanitize no-compiler sweep test test-unit test-core test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -17,6 +17,9 @@ test: $(VENV)/.test
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration
+
+test-core: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q tests/kernels tests/experiments/test_c*.py tests/test_bits.py tests/test_quantizers.py
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow
@@ -39,11 +42,11 @@ types: $(VENV)/.test
 sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
-	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py
+	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py tests/kernels/test_native_training.py
 
 $(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
 	mkdir -p $(SANITIZED)
-	ls $(NATIVE)/*.cc | grep -v handlers.cc | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off \
+	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off \
 	  -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -c {} -o $(SANITIZED)/$$(basename {}).o'
 	$(CXX) -shared -fsanitize=address,undefined $(SANITIZED)/*.o -o $@ -pthread
 

@@ -79,6 +79,97 @@ def run(x, ops, arrays, path, threads=1, out_size=None, words=None):
   return y
 
 
+def quantize_gradients(g, key, bits, path, threads=1):
+  g = np.ascontiguousarray(g, np.float32)
+  codes, scales = np.full(g.shape, 0xEE, np.uint8), np.full(len(g), 7e7, np.float32)
+  key = np.array(key, np.uint32)
+  library().dorefa_quantize_gradient_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    _pointer(g),
+    *map(ctypes.c_int64, (len(g), g[0].size)),
+    _pointer(key),
+    ctypes.c_int64(bits),
+    _pointer(codes),
+    _pointer(scales),
+  )
+  return codes, scales
+
+
+def pack_activations(x, bits, path, planes=None, threads=1):
+  x = np.ascontiguousarray(x, np.float32)
+  pixels, channels = x.reshape(-1, x.shape[-1]).shape
+  out = np.full((pixels, planes or bits + 1, -(-channels // 32)), 0xEEEEEEEE, np.uint32)
+  library().dorefa_pack_activation_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    _pointer(x),
+    *map(ctypes.c_int64, (pixels, channels, bits, out.shape[1])),
+    _pointer(out),
+  )
+  return out
+
+
+def input_gradient(codes, scales, op, weights, params, tap_sums, path, threads=1):
+  codes, y = np.ascontiguousarray(codes), np.full((len(codes), *op.out_shape), 7e7, np.float32)
+  words, tap_sums = encode([op]), np.ascontiguousarray(tap_sums, np.int32)
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_input_gradient_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    *map(_pointer, (codes, scales)),
+    ctypes.c_int64(len(codes)),
+    _pointer(words),
+    *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
+    *map(_pointer, (tap_sums, y)),
+    message,
+    ctypes.c_int64(len(message)),
+  )
+  if failed:
+    raise ValueError(message.value.decode())
+  return y
+
+
+def weight_gradient(planes, gradients, scales, op, bits, path, threads=1):
+  """[groups, taps * channels, padded outputs]."""
+  shape = op.groups, op.kernel[0] * op.kernel[1] * (op.channels // op.groups), -(-(op.outputs // op.groups) // 16) * 16
+  sums = np.full(shape, 7e7, np.float32)
+  words, gradients = encode([op]), np.ascontiguousarray(gradients)
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_weight_gradient_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    _pointer(planes),
+    ctypes.c_int64(planes.shape[1]),
+    *map(_pointer, (gradients, scales)),
+    ctypes.c_int64(len(gradients)),
+    _pointer(words),
+    ctypes.c_int64(bits),
+    _pointer(sums),
+    message,
+    ctypes.c_int64(len(message)),
+  )
+  if failed:
+    raise ValueError(message.value.decode())
+  return sums
+
+
+def float_gradient(images, gradients, op, path, threads=1):
+  """[taps * channels, padded outputs]."""
+  sums = np.full((op.kernel[0] * op.kernel[1] * op.channels, -(-op.outputs // 16) * 16), 7e7, np.float32)
+  images, gradients = (np.ascontiguousarray(part, np.float32) for part in (images, gradients))
+  words = encode([op])
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_float_gradient_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    *map(_pointer, (images, gradients)),
+    ctypes.c_int64(len(images)),
+    _pointer(words),
+    _pointer(sums),
+    message,
+    ctypes.c_int64(len(message)),
+  )
+  if failed:
+    raise ValueError(message.value.decode())
+  return sums
+
+
 def conv_op(x, codes, format, bits, groups=1, **geometry):
   height, width, channels, outputs = codes.shape
   return Op(Kind.CONV, format, *bits, *x.shape[1:], kernel=(height, width), groups=groups, outputs=outputs, **geometry)

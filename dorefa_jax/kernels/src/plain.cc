@@ -1,5 +1,6 @@
 // The library without XLA: what there is, and calls on plain arrays, which the tests make.
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <thread>
@@ -8,6 +9,7 @@
 #include "paths.h"
 #include "program.h"
 #include "run.h"
+#include "training.h"
 #include "weights.h"
 
 using namespace dorefa;
@@ -50,6 +52,90 @@ int dorefa_run_arrays(int64_t path, int64_t threads, const float* x, int64_t x_s
 void dorefa_pack_arrays(const uint8_t* codes, int32_t format, int64_t bits, int64_t taps, int64_t channels,
                         int64_t groups, int64_t outputs, uint32_t* words) {
   pack_weights(codes, static_cast<Format>(format), bits, taps, channels, groups, outputs, words);
+}
+
+}  // extern "C"
+
+namespace {
+
+// Runs tasks on threads of its own, and waits for them at the end.
+class Threads {
+ public:
+  ~Threads() {
+    for (std::thread& thread : started_) thread.join();
+  }
+  Schedule schedule() {
+    return [this](std::function<void()> task) { started_.emplace_back(std::move(task)); };
+  }
+
+ private:
+  std::vector<std::thread> started_;
+};
+
+int report(const std::string& error, char* message, int64_t room) {
+  std::snprintf(message, room, "%s", error.c_str());
+  return !error.empty();
+}
+
+}  // namespace
+
+extern "C" {
+
+// The functions of training.h; arrays must have the sizes that it says, and what can be wrong with an op is
+// reported as above.
+void dorefa_quantize_gradient_arrays(int64_t path, int64_t threads, const float* g, int64_t examples, int64_t size,
+                                     const uint32_t* key, int64_t bits, uint8_t* codes, float* scales) {
+  Threads pool;
+  quantize_gradients(paths()[path], g, examples, size, key, bits, codes, scales, threads, pool.schedule());
+}
+
+void dorefa_pack_activation_arrays(int64_t path, int64_t threads, const float* x, int64_t pixels, int64_t channels,
+                                   int64_t bits, int64_t planes, uint32_t* out) {
+  Threads pool;
+  pack_activations(paths()[path], x, pixels, channels, bits, planes, out, threads, pool.schedule());
+}
+
+int dorefa_input_gradient_arrays(int64_t path, int64_t threads, const uint8_t* codes, const float* scales,
+                                 int64_t examples, const int32_t* words, const uint32_t* weights, int64_t weights_size,
+                                 const float* params, int64_t params_size, const int32_t* tap_sums, float* y,
+                                 char* message, int64_t room) {
+  Program program;
+  program.scales = scales;
+  const std::string error = build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
+  if (error.empty()) {
+    const Step& step = program.steps[0];
+    program.offsets = pixel_offsets(step, tap_sums, static_cast<int32_t>(step.levels(step.op.activation_bits)));
+    Threads pool;
+    run(program, paths()[path], codes, examples, y, threads, pool.schedule());
+  }
+  return report(error, message, room);
+}
+
+int dorefa_weight_gradient_arrays(int64_t path, int64_t threads, const uint32_t* planes, int64_t plane_count,
+                                  const uint8_t* gradients, const float* scales, int64_t examples,
+                                  const int32_t* words, int64_t bits, float* sums, char* message, int64_t room) {
+  Op op;
+  std::memcpy(&op, words, sizeof op);
+  WeightGradient w{};
+  const std::string error = build_weight_gradient(op, bits, plane_count, &w);
+  if (error.empty()) {
+    Threads pool;
+    weight_gradient(paths()[path], w, planes, gradients, scales, examples, sums, threads, pool.schedule());
+  }
+  return report(error, message, room);
+}
+
+int dorefa_float_gradient_arrays(int64_t path, int64_t threads, const float* images, const float* gradients,
+                                 int64_t examples, const int32_t* words, float* sums, char* message, int64_t room) {
+  Op op;
+  std::memcpy(&op, words, sizeof op);
+  Step step{};
+  const std::string error = build_float_gradient(op, &step);
+  if (error.empty()) {
+    Threads pool;
+    float_gradient(paths()[path], step, images, gradients, examples, sums, threads, pool.schedule());
+  }
+  return report(error, message, room);
 }
 
 }  // extern "C"
