@@ -95,22 +95,6 @@ def speedups(times: Mapping[str, list[float]], baselines: list[str]) -> str:
   return "\n".join(lines)
 
 
-def table(times: Mapping[str, list[float]], baseline: str) -> str:
-  """Medians, and their ratios to a baseline, as Markdown.
-
-  Example:
-    >>> print(table({"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0, 1.0]}, "b"))
-    | variant | median ms | over b |
-    |---|---|---|
-    | a | 2000.0 | 2.00 |
-    | b | 1000.0 | 1.00 |
-  """
-  found = medians(times)
-  lines = [f"| variant | median ms | over {baseline} |", "|---|---|---|"]
-  lines += [f"| {name} | {value * 1e3:.1f} | {value / found[baseline]:.2f} |" for name, value in found.items()]
-  return "\n".join(lines)
-
-
 def machine() -> dict[str, str]:
   """What a figure was measured on: processor, cores of this process, versions, commit."""
   model = platform.processor() or "unknown"

@@ -96,6 +96,45 @@ def network(x: np.ndarray, layers: list[tuple[int, int, int, int, bool]]) -> dic
   )
 
 
+def training_step(
+  x: np.ndarray, labels: np.ndarray, layers: list[tuple[int, int, int, int, bool]]
+) -> dict[str, Callable[[], Any]]:
+  """Training steps of the same network with batch norm behind all convolutions but the first, eager, by Adam.
+
+  Args:
+    x: float32 [batch, height, width, channels].
+    labels: int [batch].
+    layers: as in `network`.
+
+  Returns:
+    {name: a step}; bfloat16 is by autocast.
+  """
+  torch, nn = _torch()
+  given, wanted = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(labels).long()
+
+  def build(dtype: Any) -> Callable[[], Any]:
+    modules = []
+    for index, (inputs, outputs, kernel, padding, is_pooled) in enumerate(layers):
+      modules += [nn.Dropout(0.5)] if index == len(layers) - 1 else []
+      modules += [nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=index == 0)]
+      modules += [nn.BatchNorm2d(outputs, eps=1e-4)] if index else []
+      modules += [nn.MaxPool2d(2)] if is_pooled else []
+      modules += [nn.ReLU(inplace=True)]
+    model = nn.Sequential(*modules, nn.Flatten(), nn.Linear(layers[-1][1], 10)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
+
+    def step() -> None:
+      optimizer.zero_grad(set_to_none=True)
+      with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        loss = nn.functional.cross_entropy(model(given), wanted)
+      loss.backward()
+      optimizer.step()
+
+    return step
+
+  return {"torch float32": build(torch.float32), "torch bfloat16": build(torch.bfloat16)}
+
+
 def _torch() -> tuple[Any, Any]:
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
   warnings.filterwarnings("ignore")

@@ -1,9 +1,13 @@
-"""A training step of the emulation against plain flax: `taskset -c 1 python -m benchmarks.training_step`."""
+"""A training step on integer kernels, emulated, in plain flax and in PyTorch.
+
+`taskset -c 1 python -m benchmarks.training_step`: one pinned thread, variants interleaved in one process.
+"""
 
 from __future__ import annotations
 
 import argparse
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +18,12 @@ import numpy as np
 import optax
 
 import dorefa_jax as dorefa
-from benchmarks.timing import interleaved, machine, positive, save, table
+from benchmarks import torch_baselines
+from benchmarks.timing import interleaved, machine, positive, save, speedups
 from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, max_pool_2x2, scaled_features
 
 BASELINE = "flax float32"
+WIDTHS = ((1, 1, 2), (1, 2, 4), (1, 2, 6), (8, 8, 8))
 
 
 class PlainConvNet(nn.Module):
@@ -82,31 +88,64 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
   return lambda: compiled(variables, opt_state, key, arguments)
 
 
+def svhn_layers(width: float) -> list[tuple[int, int, int, int, bool]]:
+  """(inputs, outputs, kernel, padding, is_pooled) of each convolution, for PyTorch."""
+  outputs = scaled_features(width)
+  return [
+    (i, o, spec.kernel, spec.kernel // 2 if spec.padding == "SAME" else 0, bool(spec.pool))
+    for i, o, spec in zip((3, *outputs[:-1]), outputs, CONVOLUTIONS)
+  ]
+
+
+def variants(
+  width: float, images: jax.Array, labels: jax.Array
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+  """All ways to make a training step, and the seconds that XLA compiled each for."""
+  found: dict[str, Callable[[], Any]] = {}
+  seconds: dict[str, float] = {}
+
+  def add(name: str, model: nn.Module, *bits: dorefa.BitWidths) -> None:
+    start = time.perf_counter()
+    found[name] = build_step(model, images, labels, *bits)
+    seconds[name] = time.perf_counter() - start
+
+  add(BASELINE, PlainConvNet(width))
+  add("flax float32, flax.linen.max_pool", PlainConvNet(width, flax_pooling=True))
+  for widths in WIDTHS:
+    bits = dorefa.BitWidths(*widths)
+    for backend in ("emulated", "integer"):
+      add(f"{backend} ({bits})", dorefa.models.SvhnConvNet(width=width, backend=backend), bits)
+  traced = jax.tree.map(jnp.int32, dorefa.BitWidths(1, 2, 4))
+  for backend in ("emulated", "integer"):
+    add(f"{backend} (1,2,4), traced bits", dorefa.models.SvhnConvNet(width=width, backend=backend), traced)
+  if torch_baselines.is_installed():
+    found.update(torch_baselines.training_step(np.asarray(images), np.asarray(labels), svhn_layers(width)))
+  return found, seconds
+
+
 def main() -> None:
   """Prints a table for each model, and writes them as JSON."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--models", default="A,D", help="letters of the paper's models")
-  parser.add_argument("--batch", type=int, default=128)
+  parser.add_argument("--batch", type=positive, default=128)
   parser.add_argument("--rounds", type=positive, default=9)
   parser.add_argument("--json", type=pathlib.Path, default=pathlib.Path("build/training_step.json"))
   flags = parser.parse_args()
+  names = flags.models.split(",")
+  if not set(names) <= set(MODEL_WIDTHS):
+    parser.error(f"--models: letters from {', '.join(MODEL_WIDTHS)} with commas between, got {flags.models!r}")
   rng = np.random.default_rng(0)
   images = jnp.asarray(rng.random((flags.batch, 40, 40, 3), np.float32))
   labels = jnp.asarray(rng.integers(0, 10, flags.batch))
-  print(machine())
+  print(machine(), dorefa.kernels.available(), sep="\n")
   results = {}
-  for name in flags.models.split(","):
-    width = MODEL_WIDTHS[name]
-    model, bits = dorefa.models.SvhnConvNet(width=width), dorefa.BitWidths(1, 2, 4)
-    variants = {
-      BASELINE: build_step(PlainConvNet(width), images, labels),
-      "flax float32, flax.linen.max_pool": build_step(PlainConvNet(width, flax_pooling=True), images, labels),
-      "emulated (1,2,4), static bits": build_step(model, images, labels, bits),
-      "emulated (1,2,4), traced bits": build_step(model, images, labels, jax.tree.map(jnp.int32, bits)),
-    }
-    times = interleaved(variants, rounds=flags.rounds)
+  for name in names:
+    found, seconds = variants(MODEL_WIDTHS[name], images, labels)
+    times = interleaved(found, rounds=flags.rounds)
     results[name] = times
-    print(f"\nmodel {name}, batch {flags.batch}, one training step\n\n{table(times, BASELINE)}")
+    baselines = ["emulated (1,2,4)", BASELINE, "torch float32", "torch bfloat16"]
+    print(f"\nmodel {name}, batch {flags.batch}, one training step\n\n{speedups(times, baselines)}")
+    print("\nseconds of compilation: " + ", ".join(f"{key} {value:.1f}" for key, value in seconds.items()), flush=True)
   save(flags.json, "training_step", results)
 
 

@@ -15,8 +15,8 @@ from dorefa_jax.kernels.training import Geometry
 
 MAX_CHANNELS = 4
 """Of images whose convolution is slow in XLA on CPU."""
-MIN_OUTPUTS = 8
-"""Of a layer that fills half a vector."""
+MIN_OUTPUTS = 4
+"""Of a layer that is worth a vector of 16."""
 
 
 def wins(x: jax.Array, w: jax.Array, convolution: Convolution) -> bool:

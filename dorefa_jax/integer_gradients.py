@@ -181,37 +181,29 @@ def integer_product(
   """A product, its cotangent quantized: in integers on CPU, forward and backward, emulated elsewhere.
 
   Between the passes it keeps codes, A + 1 bits for an activation, of which one tells whether it was
-  clipped; where a width is traced, the activations themselves.
+  clipped; 9 bits where A is traced. Traced widths beyond 8 are an error when they run.
 
   Args:
     x: activations, clipped to [0, 1].
     w: weights.
     quantized: the quantized weights, through which `w` is differentiated.
     key: PRNG key of the gradient quantizer.
-    bits: W, A and G, 1 to 8, or traced; what exceeds 8 then is emulated.
+    bits: W, A and G, 1 to 8; may be traced.
     product: what both backends compute.
 
   Returns:
     The product, as the emulation gives it.
   """
-  widths = bits.weights, bits.activations, bits.gradients
-  is_static = all(isinstance(value, int) for value in widths)
+  is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
 
-  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], bits: BitWidths, *args: Any) -> Any:
-    def on_platform(*args: Any) -> Any:
-      return lax.platform_dependent(
-        *args, cpu=lambda *args: kernels(*args, bits), default=lambda *args: emulation(*args, bits)
-      )
-
-    if is_static:
-      return on_platform(*args)
-    fits = (bits.weights <= MAX_BITS) & (bits.activations <= MAX_BITS) & (bits.gradients <= MAX_BITS)
-    return lax.cond(fits, on_platform, lambda *args: emulation(*args, bits), *args)
+  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], *args: Any) -> Any:
+    return lax.platform_dependent(*args, cpu=kernels, default=emulation)
 
   def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
-    return choose(
-      product.forward, lambda x, w, quantized, bits: product.multiply(x, quantized, bits), bits, x, w, quantized
-    )
+    def emulation(x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
+      return product.multiply(x, quantized, bits)
+
+    return choose(product.forward, emulation, x, w, quantized, bits)
 
   @jax.custom_vjp
   def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
@@ -220,20 +212,17 @@ def integer_product(
   def forward(
     x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[jax.Array, tuple[Any, ...]]:
-    kept = product.pack(x, bits) if is_static else x
-    return run_with(x, quantized, w, traced[0] if traced else bits), (kept, quantized, w, key, traced)
+    here = traced[0] if traced else bits
+    return run_with(x, quantized, w, here), (product.pack(x, here), quantized, w, key, traced)
 
   def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
-    kept, quantized, w, key, traced = saved
+    planes, quantized, w, key, traced = saved
+
+    def emulation(planes: jax.Array, *args: Any) -> tuple[jax.Array, jax.Array]:
+      return product.emulated_backward(product.unpack(planes, args[-1]), *args)
+
     here = traced[0] if traced else bits
-
-    def on_kernels(kept: jax.Array, *args: Any) -> Any:
-      return product.backward(kept if is_static else product.pack(kept, here), *args)
-
-    def in_emulation(kept: jax.Array, *args: Any) -> Any:
-      return product.emulated_backward(product.unpack(kept, here) if is_static else kept, *args)
-
-    dx, dw = choose(on_kernels, in_emulation, here, kept, g, w, quantized, key)
+    dx, dw = choose(product.backward, emulation, planes, g, w, quantized, key, here)
     return (dx, dw, None, None, *(None for _ in traced))
 
   run.defvjp(forward, backward)

@@ -49,8 +49,8 @@ def conv_general_dilated(
     bits: W, A and G, static or traced.
     key: PRNG key of the gradient quantizer; needed where G < 32 and y is differentiated.
     backend: "emulated": floating-point products of quantized values; "integer": integer kernels
-      on CPU, the emulation on other platforms; "auto": integer kernels where nothing is
-      differentiated and they win. Gradients are the emulation's.
+      on CPU, forward and backward, the emulation on other platforms; "auto": integer kernels
+      where they win.
     weight_quantizer: a function of (weights, bits).
     **options: the other keywords of `lax.conv_general_dilated`.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from dorefa_jax.bits import BitWidths
 from dorefa_jax.models.svhn import scaled_features
+from dorefa_jax.ops import BACKENDS
 from experiments.errors import UsageError, did_you_mean
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class ModelConfig:
     quantize_first: quantize the first convolution too.
     quantize_last: quantize the last layer too.
     dropout_rate: in front of the last convolution.
-    backend: "auto" or "emulated".
+    backend: "auto", "emulated" or "integer".
   """
 
   width: float = 1.0
@@ -74,7 +75,7 @@ class ModelConfig:
     check_width(self.width, f"{where}.width")
     _require(self.bound in ("clip", "abs_clip"), f"{where}.bound", "clip or abs_clip", self.bound)
     _require(0 <= self.dropout_rate < 1, f"{where}.dropout_rate", "a number from 0, below 1", self.dropout_rate)
-    _require(self.backend in ("auto", "emulated"), f"{where}.backend", "auto or emulated", self.backend)
+    _require(self.backend in BACKENDS, f"{where}.backend", "auto, emulated or integer", self.backend)
 
 
 @dataclasses.dataclass(frozen=True)

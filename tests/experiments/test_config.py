@@ -14,7 +14,7 @@ from experiments.plan import SweepConfig
     ({"model": {"width": 0.005}}, "config.model.width: width must be at least 0.0104"),
     ({"model": {"width": True}}, "config.model.width must be a number, got True"),
     ({"model": {"bound": "tanh"}}, "config.model.bound must be clip or abs_clip, got 'tanh'"),
-    ({"model": {"backend": "integer"}}, "config.model.backend must be auto or emulated, got 'integer'"),
+    ({"model": {"backend": "gpu"}}, "config.model.backend must be auto, emulated or integer, got 'gpu'"),
     ({"model": {"dropout_rate": 1.0}}, "config.model.dropout_rate must be"),
     ({"data": {"name": "mnist"}}, "config.data.name must be one of svhn, street_digits, cifar10, fashion_mnist"),
     ({"data": {"train_size": -1}}, "config.data.train_size must be"),
