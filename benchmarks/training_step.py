@@ -46,6 +46,26 @@ class PlainConvNet(nn.Module):
     return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
 
+def loss_of(
+  model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, key: jax.Array, **options: Any
+) -> Callable[[Any], Any]:
+  """The loss of a batch, and the new statistics of batch norm, as a function of parameters."""
+  gradients_key, dropout_key = jax.random.split(key)
+
+  def loss(params: Any) -> Any:
+    logits, updates = model.apply(
+      {**variables, "params": params},
+      images,
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"gradients": gradients_key, "dropout": dropout_key},
+      **options,
+    )
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
+
+  return loss
+
+
 def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> Callable[[], Any]:
   """A compiled step (loss, gradients, batch norm, Adam) as a function without arguments.
 
@@ -66,19 +86,7 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
 
   def step(variables: Any, opt_state: Any, key: jax.Array, arguments: tuple[dorefa.BitWidths, ...]) -> Any:
     options = {"bits": (bits if is_static else arguments)[0]} if bits else {}
-    gradients_key, dropout_key = jax.random.split(key)
-
-    def loss(params: Any) -> Any:
-      logits, updates = model.apply(
-        {**variables, "params": params},
-        images,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"gradients": gradients_key, "dropout": dropout_key},
-        **options,
-      )
-      return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
-
+    loss = loss_of(model, variables, images, labels, key, **options)
     gradients, updates = jax.grad(loss, has_aux=True)(variables["params"])
     changes, opt_state = optimizer.update(gradients, opt_state)
     return {"params": optax.apply_updates(variables["params"], changes), **updates}, opt_state
@@ -86,6 +94,20 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
   arguments = () if is_static else bits
   compiled = jax.jit(step).lower(variables, opt_state, key, arguments).compile()
   return lambda: compiled(variables, opt_state, key, arguments)
+
+
+def kept_bytes(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> int:
+  """Bytes that the forward pass keeps for the backward pass: whatever is not a parameter, nor the images."""
+  key = jax.random.key(0)
+  variables = jax.eval_shape(lambda: model.init({"params": key, "dropout": key}, images, train=False))
+  options = {"bits": bits[0]} if bits else {}
+
+  def residuals(variables: Any) -> Any:
+    return jax.vjp(loss_of(model, variables, images, labels, key, **options), variables["params"], has_aux=True)[1]
+
+  shapes = {leaf.shape for leaf in jax.tree.leaves(variables)} | {images.shape}
+  kept = jax.tree.leaves(jax.eval_shape(residuals, variables))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in kept if leaf.shape not in shapes)
 
 
 def svhn_layers(width: float) -> list[tuple[int, int, int, int, bool]]:
@@ -145,6 +167,13 @@ def main() -> None:
     results[name] = times
     baselines = ["emulated (1,2,4)", BASELINE, "torch float32", "torch bfloat16"]
     print(f"\nmodel {name}, batch {flags.batch}, one training step\n\n{speedups(times, baselines)}")
+    width, bits = MODEL_WIDTHS[name], dorefa.BitWidths(1, 2, 4)
+    kept = {BASELINE: kept_bytes(PlainConvNet(width), images, labels)}
+    for backend in ("emulated", "integer"):
+      kept[f"{backend} (1,2,4)"] = kept_bytes(
+        dorefa.models.SvhnConvNet(width=width, backend=backend), images, labels, bits
+      )
+    print("\nMB kept for the backward pass: " + ", ".join(f"{key} {value / 1e6:.1f}" for key, value in kept.items()))
     print("\nseconds of compilation: " + ", ".join(f"{key} {value:.1f}" for key, value in seconds.items()), flush=True)
   save(flags.json, "training_step", results)
 
