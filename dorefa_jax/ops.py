@@ -209,7 +209,9 @@ def _product(
   if backend == "emulated" or 0 in x.shape or 0 in w.shape:
     return with_quantized_cotangent(emulated(x, w, bits))
   if is_float:
-    return with_quantized_cotangent(_float_product(x, w, as_convolution, product))
+    # "auto" leaves layers that quantize nothing to flax's own arithmetic, bit for bit.
+    y = _float_product(x, w, as_convolution, product) if backend == "integer" else product(x, w)
+    return with_quantized_cotangent(y)
   try:
     integer.check_bits(bits)
     codes = integer.codes_of(weight_quantizer)
