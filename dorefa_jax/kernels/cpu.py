@@ -29,6 +29,8 @@ HANDLERS = {
   "dorefa_input_gradient": "DorefaInputGradient",
   "dorefa_weight_gradient": "DorefaWeightGradient",
   "dorefa_float_gradient": "DorefaFloatGradient",
+  "dorefa_affine_pool": "DorefaAffinePool",
+  "dorefa_affine_pool_gradient": "DorefaAffinePoolGradient",
 }
 """{target of an FFI call: symbol of the library}."""
 

@@ -10,13 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dorefa_jax.affine_pool import affine_pool_bound
 from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
 from dorefa_jax.linen import Conv, Dense
+from dorefa_jax.models.folded_norm import FoldedBatchNorm
 from dorefa_jax.ops import Backend
 from dorefa_jax.quantizers import BoundKind, bound
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
 """The paper's names of the models, and their `width`."""
+
+MIN_FUSED_CHANNELS = 16
+"""Channels from which one pass over what follows a product is faster than XLA's several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +136,12 @@ class SvhnConvNet(nn.Module):
         name=f"conv{index}",
       )(x, bits=first_bits if is_first else bits)
       x = x * scale
+      if self._is_fused(x, bits, spec.pool, train=train):
+        factor, offset = jnp.ones(x.shape[3]), jnp.zeros(x.shape[3])
+        if not is_first:
+          factor, offset = FoldedBatchNorm(momentum=0.9, epsilon=1e-4, name=f"bn{index}")(x)
+        x = affine_pool_bound(x, factor, offset, window=2 if spec.pool else 1, kind=self.bound)
+        continue
       if not is_first:
         x = nn.BatchNorm(
           use_running_average=not train, momentum=0.9, epsilon=1e-4, dtype=self.dtype, name=f"bn{index}"
@@ -147,6 +158,14 @@ class SvhnConvNet(nn.Module):
       name="fc",
     )(x, bits=last_bits)
     return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
+
+  def _is_fused(self, x: jax.Array, bits: BitWidths, is_pooled: bool, *, train: bool) -> bool:
+    """Whether what follows a product is one operation: in training on kernels, which compute no wider activations."""
+    is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
+    is_even = x.shape[1] % 2 == x.shape[2] % 2 == 0
+    is_wide = x.shape[3] >= MIN_FUSED_CHANNELS
+    is_trained_on_kernels = train and self.backend == "integer" and x.dtype == jnp.float32
+    return is_trained_on_kernels and is_quantized and is_wide and (is_even or not is_pooled)
 
 
 def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:

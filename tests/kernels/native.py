@@ -170,6 +170,25 @@ def float_gradient(images, gradients, op, path, threads=1):
   return sums
 
 
+def affine_pool(y, factor, offset, window, bound, path, g=None, threads=1):
+  """The result, or the gradients of y, factor and offset where `g` is given."""
+  images, height, width, channels = y.shape
+  out = np.full(y.shape if g is not None else (images, height // window, width // window, channels), 7e7, np.float32)
+  sums = np.full((2, channels), 7e7, np.float32)
+  spec = np.array([height, width, channels, window, bound], np.int64)
+  arrays = [np.ascontiguousarray(array, np.float32) for array in (y, factor, offset)]
+  given = None if g is None else np.ascontiguousarray(g, np.float32)
+  library().dorefa_affine_pool_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    *map(_pointer, arrays),
+    ctypes.c_int64(images),
+    _pointer(spec),
+    None if given is None else _pointer(given),
+    *map(_pointer, (out, sums[0], sums[1])),
+  )
+  return out if g is None else (out, *sums)
+
+
 def conv_op(x, codes, format, bits, groups=1, **geometry):
   height, width, channels, outputs = codes.shape
   return Op(Kind.CONV, format, *bits, *x.shape[1:], kernel=(height, width), groups=groups, outputs=outputs, **geometry)

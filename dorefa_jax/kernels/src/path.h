@@ -20,7 +20,9 @@
 #define DOREFA_INLINE inline __attribute__((always_inline))
 #if defined(__clang__)
 #define DOREFA_UNROLL _Pragma("clang loop unroll(full)")
+#define DOREFA_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
+#define DOREFA_INDEPENDENT _Pragma("GCC ivdep")
 #define DOREFA_UNROLL _Pragma("GCC unroll 8")
 #endif
 

@@ -21,6 +21,7 @@ namespace avx2 {
 #include "gradient.h"
 #include "weight_gradient.h"
 #include "float_gradient.h"
+#include "affine_pool.h"
 }  // namespace avx2
 }  // namespace dorefa
 

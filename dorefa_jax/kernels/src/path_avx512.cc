@@ -23,6 +23,7 @@ namespace avx512 {
 #include "gradient.h"
 #include "weight_gradient.h"
 #include "float_gradient.h"
+#include "affine_pool.h"
 }  // namespace avx512
 }  // namespace dorefa
 

@@ -21,6 +21,7 @@ namespace avx512vnni {
 #include "gradient.h"
 #include "weight_gradient.h"
 #include "float_gradient.h"
+#include "affine_pool.h"
 }  // namespace avx512vnni
 }  // namespace dorefa
 

@@ -12,5 +12,6 @@ namespace portable {
 #include "gradient.h"
 #include "weight_gradient.h"
 #include "float_gradient.h"
+#include "affine_pool.h"
 }  // namespace portable
 }  // namespace dorefa

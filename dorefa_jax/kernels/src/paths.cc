@@ -10,10 +10,12 @@ namespace dorefa {
   void add_weight_gradient(const WeightGradient&, const uint32_t*, const uint8_t*, float, const GradientScratch&, \
                            float*); \
   void add_float_gradient(const Step&, const float*, const float*, float*, float*, const float**, float**, float*); \
+  void affine_pool(const AffinePool&, const float*, float*); \
+  void affine_pool_gradient(const AffinePool&, const float*, const float*, float*, float*, float*); \
   }
 #define DOREFA_FUNCTIONS(path) \
   path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
-      path::add_float_gradient
+      path::add_float_gradient, path::affine_pool, path::affine_pool_gradient
 #if defined(__x86_64__)
 DOREFA_DECLARE(avx512)
 DOREFA_DECLARE(avx512vnni)

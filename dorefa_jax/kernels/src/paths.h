@@ -46,6 +46,17 @@ struct GradientScratch {
   float** out;
 };
 
+// The bounding functions h.
+enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2 };
+
+// A normalization with known factors, a max pooling in windows side by side, and h, of one image.
+struct AffinePool {
+  int64_t height, width, channels;
+  int64_t window;  // 1 or 2, in both directions; divides height and width
+  Bound bound;
+  const float *factor, *offset;  // of each channel
+};
+
 struct Path {
   const char* name;
   bool (*is_supported)();
@@ -61,6 +72,10 @@ struct Path {
                               const GradientScratch& scratch, float* sums);
   void (*add_float_gradient)(const Step& step, const float* image, const float* g, float* padded, float* gradients,
                              const float** rows, float** out, float* sums);
+  // See affine_pool.h.
+  void (*affine_pool)(const AffinePool& p, const float* image, float* out);
+  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, float* dy, float* dfactor,
+                               float* doffset);
 };
 
 // All paths of this build, the best first. The last runs everywhere.

@@ -138,4 +138,14 @@ int dorefa_float_gradient_arrays(int64_t path, int64_t threads, const float* ima
   return report(error, message, room);
 }
 
+// spec: height, width, channels, window, bound; forward where `g` is null.
+void dorefa_affine_pool_arrays(int64_t path, int64_t threads, const float* y, const float* factor, const float* offset,
+                               int64_t images, const int64_t* spec, const float* g, float* out, float* dfactor,
+                               float* doffset) {
+  const AffinePool p{spec[0], spec[1], spec[2], spec[3], static_cast<Bound>(spec[4]), factor, offset};
+  Threads pool;
+  if (g == nullptr) return affine_pool(paths()[path], p, y, images, out, threads, pool.schedule());
+  affine_pool_gradient(paths()[path], p, y, g, images, out, dfactor, doffset, threads, pool.schedule());
+}
+
 }  // extern "C"

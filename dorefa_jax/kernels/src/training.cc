@@ -170,4 +170,29 @@ void float_gradient(const Path& path, const Step& step, const float* images, con
   });
 }
 
+void affine_pool(const Path& path, const AffinePool& p, const float* y, int64_t images, float* out, int64_t threads,
+                 const Schedule& schedule) {
+  const int64_t size = p.height * p.width * p.channels, out_size = size / (p.window * p.window);
+  for_each_part(ceil_div(images, kExamples), threads, schedule, [&] {
+    return [&](int64_t part) {
+      for (int64_t i = part * kExamples; i < std::min(images, (part + 1) * kExamples); ++i) {
+        path.affine_pool(p, y + i * size, out + i * out_size);
+      }
+    };
+  });
+}
+
+void affine_pool_gradient(const Path& path, const AffinePool& p, const float* y, const float* g, int64_t images,
+                          float* dy, float* dfactor, float* doffset, int64_t threads, const Schedule& schedule) {
+  const int64_t size = p.height * p.width * p.channels, out_size = size / (p.window * p.window);
+  std::vector<float> sums(2 * p.channels);
+  sum_examples(images, 2 * p.channels, sums.data(), threads, schedule, [&] {
+    return [&](int64_t i, float* out) {
+      path.affine_pool_gradient(p, y + i * size, g + i * out_size, dy + i * size, out, out + p.channels);
+    };
+  });
+  std::copy_n(sums.data(), p.channels, dfactor);
+  std::copy_n(sums.data() + p.channels, p.channels, doffset);
+}
+
 }  // namespace dorefa

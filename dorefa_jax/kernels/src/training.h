@@ -36,6 +36,12 @@ std::string build_float_gradient(const Op& op, Step* step);
 void float_gradient(const Path& path, const Step& step, const float* images, const float* gradients, int64_t examples,
                     float* sums, int64_t threads, const Schedule& schedule);
 
+// Over images; the gradients of factors and offsets are summed over them.
+void affine_pool(const Path& path, const AffinePool& p, const float* y, int64_t images, float* out, int64_t threads,
+                 const Schedule& schedule);
+void affine_pool_gradient(const Path& path, const AffinePool& p, const float* y, const float* g, int64_t images,
+                          float* dy, float* dfactor, float* doffset, int64_t threads, const Schedule& schedule);
+
 }  // namespace dorefa
 
 #endif  // DOREFA_TRAINING_H_
