@@ -181,7 +181,7 @@ def integer_product(
   """A product, its cotangent quantized: in integers on CPU, forward and backward, emulated elsewhere.
 
   Between the passes it keeps codes, A + 1 bits for an activation, of which one tells whether it was
-  clipped; 9 bits where A is traced. Traced widths beyond 8 are an error when they run.
+  clipped; 9 bits where a width is traced. Traced widths beyond 8 are an error when they run.
 
   Args:
     x: activations, clipped to [0, 1].
@@ -196,14 +196,17 @@ def integer_product(
   """
   is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
 
-  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], *args: Any) -> Any:
-    return lax.platform_dependent(*args, cpu=kernels, default=emulation)
+  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], bits: BitWidths, *args: Any) -> Any:
+    # Bits are no operands of the branches: static ones would become arrays there.
+    return lax.platform_dependent(
+      *args, cpu=lambda *args: kernels(*args, bits), default=lambda *args: emulation(*args, bits)
+    )
 
   def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
     def emulation(x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
       return product.multiply(x, quantized, bits)
 
-    return choose(product.forward, emulation, x, w, quantized, bits)
+    return choose(product.forward, emulation, bits, x, w, quantized)
 
   @jax.custom_vjp
   def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
@@ -215,19 +218,28 @@ def integer_product(
     here = traced[0] if traced else bits
     return run_with(x, quantized, w, here), (product.pack(x, here), quantized, w, key, traced)
 
-  def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
-    planes, quantized, w, key, traced = saved
-
+  @jax.custom_vjp
+  def gradients(
+    planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, *traced: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
     def emulation(planes: jax.Array, *args: Any) -> tuple[jax.Array, jax.Array]:
       return product.emulated_backward(product.unpack(planes, args[-1]), *args)
 
     here = traced[0] if traced else bits
-    dx, dw = choose(product.backward, emulation, planes, g, w, quantized, key, here)
-    return (dx, dw, None, None, *(None for _ in traced))
+    return choose(product.backward, emulation, here, planes, g, w, quantized, key)
 
+  def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
+    planes, quantized, w, key, traced = saved
+    return (*gradients(planes, g, w, quantized, key, *traced), None, None, *(None for _ in traced))
+
+  gradients.defvjp(_refuse_second_derivative, _refuse_second_derivative)
   run.defvjp(forward, backward)
   traced = () if is_static else (bits,)
   return run(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced)
+
+
+def _refuse_second_derivative(*_: Any) -> Any:
+  raise ValueError("products on integer kernels are differentiated once; for second derivatives use backend='emulated'")
 
 
 def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
@@ -257,5 +269,5 @@ def _is_threefry(key: jax.Array) -> bool:
   if not getattr(jax.config, "jax_threefry_partitionable", True):
     return False  # another order of the same numbers
   if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    return str(jax.random.key_impl(key)) == KEY_KIND
-  return key.shape == (2,) and jax.config.values["jax_default_prng_impl"] == KEY_KIND
+    return key.shape == () and str(jax.random.key_impl(key)) == KEY_KIND
+  return key.shape == (2,) and key.dtype == jnp.uint32 and jax.config.values["jax_default_prng_impl"] == KEY_KIND

@@ -50,7 +50,7 @@ def conv_general_dilated(
     key: PRNG key of the gradient quantizer; needed where G < 32 and y is differentiated.
     backend: "emulated": floating-point products of quantized values; "integer": integer kernels
       on CPU, forward and backward, the emulation on other platforms; "auto": integer kernels
-      where they win.
+      where they win. Kernels compute static or traced bits up to 8, and are differentiated once.
     weight_quantizer: a function of (weights, bits).
     **options: the other keywords of `lax.conv_general_dilated`.
 

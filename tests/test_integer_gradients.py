@@ -137,6 +137,16 @@ def test_a_quantizer_with_a_scale_for_each_channel_is_differentiated_by_the_emul
   check(gradients(product, x, w, "integer", bits), gradients(product, x, w, "emulated", bits))
 
 
+def test_second_derivatives_are_refused():
+  x, w, bits = random((2, 5, 5, 16)), random((3, 3, 16, 16), 1, -1, 1), dorefa.BitWidths(1, 2, 4)
+
+  def norm(w):
+    return jnp.sum(jax.grad(lambda w: jnp.sum(convolution()(x, w, "integer", bits, KEY) ** 2))(w) ** 2)
+
+  with pytest.raises(ValueError, match="differentiated once"):
+    jax.grad(norm)(w)
+
+
 def test_codes_are_kept_between_the_passes_instead_of_floats():
   x, w, bits = random((8, 10, 10, 64)), random((3, 3, 64, 64), 1, -1, 1), dorefa.BitWidths(1, 2, 4)
 

@@ -244,7 +244,7 @@ def _decode_node(node: Any, arrays: list[tuple[np.ndarray, int | None]]) -> Node
 def _decode_layer(layer: Any, arrays: list[tuple[np.ndarray, int | None]]) -> Layer:
   strides, padding = _pair(layer["strides"]), (_pair(layer["padding"][0]), _pair(layer["padding"][1]))
   if "window" in layer:
-    return MaxPool(_pair(layer["window"]), strides, padding, bool(layer["on_sums"]))
+    return MaxPool(_pair(layer["window"]), strides, padding, bool(layer.get("on_sums", False)))
   weights, bits = arrays[_integer(layer["weights"], 0)]
   parameters = arrays[_integer(layer["parameters"], 0)][0]
   if parameters.ndim == 2 and parameters.shape[1] == 1 and weights.ndim == 4:

@@ -33,7 +33,7 @@ def image_conv(x: jax.Array, w: jax.Array, geometry: Geometry, *, path: str) -> 
     op = dataclasses.replace(op, format=Format.WINOGRAD)
     points = jnp.asarray(winograd.weight_matrix(width), jnp.float32)
     rows = jnp.einsum("pj,hjco->hcpo", points, w, precision="highest").reshape(-1, outputs)
-  params = jnp.stack([jnp.ones(outputs), jnp.zeros(outputs)])
+  params = jnp.stack([jnp.ones(outputs, jnp.float32), jnp.zeros(outputs, jnp.float32)])
   params = jnp.pad(params, ((0, 0), (0, padded_outputs(outputs) - outputs)))
   return cpu.run(x, encode([op]), (_panels(rows), params), op.out_shape, path)
 

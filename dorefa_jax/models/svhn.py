@@ -137,7 +137,7 @@ class SvhnConvNet(nn.Module):
       )(x, bits=first_bits if is_first else bits)
       x = x * scale
       if self._is_fused(x, bits, spec.pool, train=train):
-        factor, offset = jnp.ones(x.shape[3]), jnp.zeros(x.shape[3])
+        factor, offset = jnp.ones(x.shape[3], x.dtype), jnp.zeros(x.shape[3], x.dtype)
         if not is_first:
           factor, offset = FoldedBatchNorm(momentum=0.9, epsilon=1e-4, name=f"bn{index}")(x)
         x = affine_pool_bound(x, factor, offset, window=2 if spec.pool else 1, kind=self.bound)

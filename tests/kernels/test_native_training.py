@@ -216,5 +216,14 @@ def test_what_is_no_gradient_is_refused():
   large = Op(Kind.CONV, Format.BYTES, 1, 2, 3000, 3000, 1, (1, 1))
   with pytest.raises(ValueError, match="positions do not fit 32 bits"):
     native.weight_gradient(planes, codes, scales, large, 8, PATHS[0])
+  for wide in (
+    Geometry((1, 1), (1, 1, 8192, 1), strides=(2**24, 2**24)),
+    Geometry((1, 1), (1, 1, 16384, 1), (2**24, 2**24)),
+  ):
+    with pytest.raises(ValueError, match="too large for a weight gradient"):
+      native.weight_gradient(planes, codes, scales, wide.op(), 1, PATHS[0])
+  gaps = Op(Kind.CONV, Format.FLOATS, 1, 1, 1, 2**20, 2**24, (1, 1), padding=((0, 0), (2**20 - 1, 0)), gap=(1, 2**20))
+  with pytest.raises(ValueError, match="too large"):
+    native.float_gradient(np.zeros((1, 1, 1, 1)), np.zeros((1, 1, 1, 1)), gaps, PATHS[0])
   with pytest.raises(ValueError, match="of floats, of one group"):
     native.float_gradient(np.zeros((1, 5, 5, 4)), np.zeros((1, 3, 3, 8)), op, PATHS[0])

@@ -49,6 +49,7 @@ std::string derive(Step* step) {
   const int64_t reach_width = int64_t{op.kernel_width - 1} * op.dilation_width + 1;
   step->padded_height = int64_t{op.height - 1} * op.gap_height + 1 + op.pad_top + op.pad_bottom;
   step->padded_width = int64_t{op.width - 1} * op.gap_width + 1 + op.pad_left + op.pad_right;
+  if (step->padded_height > kMaxElements || step->padded_width > kMaxElements) return "the input is too large";
   if (reach_height > step->padded_height || reach_width > step->padded_width) return "the kernel exceeds the input";
   step->out_height = (step->padded_height - reach_height) / op.stride_height + 1;
   step->out_width = (step->padded_width - reach_width) / op.stride_width + 1;

@@ -7,7 +7,9 @@
 namespace dorefa {
 namespace {
 
-constexpr int64_t kExamples = 16;     // of a part; sums of parts are added in order, whatever the threads
+constexpr int64_t kExamples = 16;     // of a part, at least; sums of parts are added in order, whatever the threads
+constexpr int64_t kMaxParts = 32;     // which bounds the memory of their sums
+constexpr double kMaxBytes = 1 << 30;  // of a spread example
 constexpr int64_t kPixels = 1 << 12;  // of a part
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kTail = 256;  // readable bytes behind an operand
@@ -53,7 +55,11 @@ std::vector<int32_t> pixel_offsets(const Step& step, const int32_t* tap_sums, in
           for (int64_t u = 0; u < op.kernel_width; ++u) {
             if (!is_pixel(x * op.stride_width + u * op.dilation_width, op.pad_left, op.gap_width, op.width)) continue;
             const int32_t* from = tap_sums + (v * op.kernel_width + u) * lanes;
-            for (int64_t i = 0; i < lanes; ++i) out[i] += factor * from[i];
+            // Modulo 2^32, as the sums that they are subtracted from.
+            for (int64_t i = 0; i < lanes; ++i) {
+              out[i] = static_cast<int32_t>(static_cast<uint32_t>(out[i]) +
+                                            static_cast<uint32_t>(factor) * static_cast<uint32_t>(from[i]));
+            }
           }
         }
       }
@@ -71,7 +77,9 @@ std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t p
   if (gradient_bits < 1 || gradient_bits > kMaxBits) {
     return "bits of gradients must be 1 to 8, got " + std::to_string(gradient_bits);
   }
-  if (planes < op.activation_bits) return "activations of fewer planes than they have bits";
+  if (planes < op.activation_bits || planes > kMaxBits + 1) {
+    return "activations of fewer planes than they have bits, or of more than " + std::to_string(kMaxBits + 1);
+  }
   const Step& step = w->step;
   const int64_t largest = step.levels(op.activation_bits) * step.levels(gradient_bits);
   if (2 * step.out_height * step.out_width * largest >= int64_t{1} << 31) {
@@ -85,6 +93,10 @@ std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t p
   w->quads = ceil_div((step.out_height - 1) * w->pitch + step.out_width, 4);
   // The last quad of the tap that lies furthest may read behind the last row.
   w->plane_bytes = round_up(ceil_div(step.padded_height, op.stride_height) * w->pitch + 8, 4);
+  if (1.0 * op.channels * w->phases * w->plane_bytes > kMaxBytes ||
+      4.0 * op.groups * w->quads * step.padded_outputs() > kMaxBytes) {
+    return "an example is too large for a weight gradient";
+  }
   w->activation_bytes = op.groups * w->phases * step.group_channels * w->plane_bytes;
   w->gradient_bytes = op.groups * w->quads * step.padded_outputs() * 4;
   return "";
@@ -98,13 +110,14 @@ using AddExample = std::function<void(int64_t example, float* sums)>;
 
 void sum_examples(int64_t examples, int64_t size, float* sums, int64_t threads, const Schedule& schedule,
                   const std::function<AddExample()>& make_add) {
-  const int64_t parts = ceil_div(examples, kExamples);
+  const int64_t some = std::max(kExamples, ceil_div(examples, kMaxParts));
+  const int64_t parts = ceil_div(examples, some);
   std::fill_n(sums, size, 0.0f);
   std::vector<float> others(std::max<int64_t>(0, parts - 1) * size);  // all but the first part's
   for_each_part(parts, threads, schedule, [&] {
     return [&, add = make_add()](int64_t part) {
       float* out = part == 0 ? sums : others.data() + (part - 1) * size;
-      for (int64_t i = part * kExamples; i < std::min(examples, (part + 1) * kExamples); ++i) add(i, out);
+      for (int64_t i = part * some; i < std::min(examples, (part + 1) * some); ++i) add(i, out);
     };
   });
   for (int64_t part = 0; part + 1 < parts; ++part) {

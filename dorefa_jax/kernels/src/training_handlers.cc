@@ -107,6 +107,7 @@ ffi::Error weight_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> p
   const Step& step = w.step;
   const int64_t examples = static_cast<int64_t>(scales.element_count());
   const int64_t rows = step.op.groups * step.taps() * step.group_channels;
+  if (planes.dimensions()[2] != w.plane_words) return invalid("planes must have a word for each 32 channels");
   if (static_cast<int64_t>(planes.element_count()) != examples * op.height * op.width * w.pixel_words ||
       static_cast<int64_t>(gradients.element_count()) != examples * step.out_height * step.out_width * op.outputs ||
       static_cast<int64_t>(sums->element_count()) != rows * step.padded_outputs()) {
