@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
 
-.PHONY: compiled sanitize no-compiler sweep test test-unit test-core test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: compiled sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -17,9 +17,6 @@ test: $(VENV)/.test
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration
-
-test-core: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q tests/kernels tests/experiments/test_c*.py tests/test_bits.py tests/test_quantizers.py
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow

@@ -19,6 +19,7 @@ namespace avx512 {
 #include "tile.h"
 #include "winograd.h"
 #include "tables.h"
+#include "input.h"
 #include "block.h"
 #include "gradient.h"
 #include "weight_gradient.h"

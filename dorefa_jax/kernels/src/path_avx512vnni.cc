@@ -17,6 +17,7 @@ namespace avx512vnni {
 #include "tile.h"
 #include "winograd.h"
 #include "tables.h"
+#include "input.h"
 #include "block.h"
 #include "gradient.h"
 #include "weight_gradient.h"

@@ -8,6 +8,7 @@ namespace portable {
 #include "tile.h"
 #include "winograd.h"
 #include "tables.h"
+#include "input.h"
 #include "block.h"
 #include "gradient.h"
 #include "weight_gradient.h"
