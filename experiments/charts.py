@@ -21,11 +21,13 @@ class Series:
     name: for the legend.
     points: (x, y).
     labels: shown when a point is pointed at; one for each point, or none.
+    color: which of the palette, where several series are of one kind; by default each has its own.
   """
 
   name: str
   points: tuple[tuple[float, float], ...]
   labels: tuple[str, ...] = ()
+  color: int | None = None
 
 
 def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool = False, lines: bool = True) -> str:
@@ -45,7 +47,7 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool =
     >>> "polyline" in chart([Series("a", ((1, 0.1), (2, 0.2)))], x_label="epoch", y_label="accuracy")
     True
   """
-  drawn = [(index, one) for index, one in enumerate(series) if one.points]
+  drawn = [(index if one.color is None else one.color, one) for index, one in enumerate(series) if one.points]
   if not drawn:
     return "<p>Nothing to draw yet.</p>"
   transform = math.log10 if log_x else float

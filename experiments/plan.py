@@ -9,6 +9,7 @@ from typing import Any
 
 from dorefa_jax.bits import BitWidths
 from dorefa_jax.models.svhn import MODEL_WIDTHS
+from dorefa_jax.ops import BACKENDS
 from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig, check_width, parse_bits
 from experiments.errors import UsageError
 
@@ -23,18 +24,20 @@ class GridConfig:
     bits: settings (W, A, G), as tuples or "W,A,G".
     widths: of the model.
     first_last: pairs (quantize the first layer, quantize the last one).
+    backends: of training, to compare them; none for the model's own.
     seeds: of training.
   """
 
   bits: tuple[Any, ...] = ()
   widths: tuple[float, ...] = (1.0,)
   first_last: tuple[tuple[bool, ...], ...] = ((False, False),)
+  backends: tuple[str, ...] = ()
   seeds: tuple[int, ...] = (0,)
 
   def check(self, where: str) -> None:
     """Raises UsageError for an axis that is empty, or a value that no run can use."""
     for field in dataclasses.fields(self):
-      if not getattr(self, field.name):
+      if field.name != "backends" and not getattr(self, field.name):
         raise UsageError(f"{where}.{field.name} must have at least one value, got an empty tuple")
     self.settings(f"{where}.bits")
     for index, width in enumerate(self.widths):
@@ -42,6 +45,9 @@ class GridConfig:
     for pair in self.first_last:
       if len(pair) != 2:
         raise UsageError(f"{where}.first_last must be pairs (first, last) of true or false, got {pair}")
+    for backend in self.backends:
+      if backend not in BACKENDS:
+        raise UsageError(f"{where}.backends must be of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if not all(0 <= seed < 2**31 for seed in self.seeds):
       raise UsageError(f"{where}.seeds must be integers from 0 to 2^31 - 1, got {self.seeds}")
 
@@ -65,7 +71,8 @@ class SweepConfig:
     paper_table: table of the paper whose numbers stand beside the results: "table1_svhn", "table3_first_last" or "".
     grid: what varies.
     data: of all trials.
-    model: of all trials; `width`, `quantize_first` and `quantize_last` come from the grid.
+    model: of all trials; `width`, `quantize_first` and `quantize_last` come from the grid, and so does
+      `backend` where the grid has any.
     train: of all trials; `seed` comes from the grid.
   """
 
@@ -114,10 +121,13 @@ def plan_trials(sweep: SweepConfig) -> list[Trial]:
   """
   grid = sweep.grid
   trials: dict[str, Trial] = {}
-  for seed, pair, bits, width in itertools.product(grid.seeds, grid.first_last, grid.settings(), grid.widths):
+  axes = grid.seeds, grid.backends or (None,), grid.first_last, grid.settings(), grid.widths
+  for seed, backend, pair, bits, width in itertools.product(*axes):
     model = dataclasses.replace(sweep.model, width=width, quantize_first=pair[0], quantize_last=pair[1])
+    if backend is not None:
+      model = dataclasses.replace(model, backend=backend)
     config = TrialConfig(str(bits), sweep.data, model, dataclasses.replace(sweep.train, seed=seed))
-    marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "")
+    marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "") + (f"_{backend}" if backend else "")
     name = f"w{width:g}_{str(bits).replace(',', '-')}{marks}_s{seed}"
     if name in trials and trials[name].config != config:
       raise UsageError(f"config.grid.widths: {width} and {trials[name].config.model.width} are too close to tell apart")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import json
 import math
 import pathlib
 import shlex
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dorefa_jax import summary
@@ -97,6 +99,7 @@ def write_report(sweep: SweepConfig, study: Study, path: pathlib.Path, command: 
     f'<div class="plots"><div>{_cost_chart(study, sweep)}</div></div>',
     "<h2>Training curves</h2>",
     f'<div class="plots">{"".join(_curves(study, index) for index in range(len(study.models)))}</div>',
+    *(_time_curves(study) if sweep.grid.backends else []),
     "<h2>Trials</h2>",
     "".join(_trial(state) for state in states),
     "<h2>How to run this again</h2>",
@@ -199,17 +202,39 @@ def _bit_operations(row: Row, cell: Cell, sweep: SweepConfig) -> float:
   return float(macs * int(row.bits.weights) * int(row.bits.activations))
 
 
-def _curves(study: Study, index: int) -> str:
+def _time_curves(study: Study) -> list[str]:
+  plots = "".join(_curves(study, index, by_time=True) for index in range(len(study.models)))
+  return [
+    "<h2>Training curves against time</h2>",
+    '<p class="soft">Seconds of training steps, at each epoch\'s measured rate: without compilation and evaluation.</p>',
+    f'<div class="plots">{plots}</div>',
+  ]
+
+
+def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
   series = []
-  for row in study.rows:
+  for color, row in enumerate(study.rows):
     for state in row.cells[index].trials:
       records = [line for line in read_lines(state.directory / METRICS) if math.isfinite(line["test_accuracy"])]
       seed = f", seed {state.trial.config.train.seed}" if len(row.cells[index].trials) > 1 else ""
-      points = tuple((line["epoch"], line["test_accuracy"]) for line in records)
+      at = _seconds(records, state.trial.config.train.batch_size) if by_time else [line["epoch"] for line in records]
+      points = tuple((x, line["test_accuracy"]) for x, line in zip(at, records))
       labels = tuple(f"{row.label}{seed}, epoch {line['epoch']}: {line['test_accuracy']:.3f}" for line in records)
-      series.append(Series(row.label + seed, points, labels))
-  drawing = chart(series, x_label="epoch", y_label="test accuracy")
+      series.append(Series(row.label + seed, points, labels, color if by_time else None))
+  drawing = chart(series, x_label="seconds" if by_time else "epoch", y_label="test accuracy")
   return f"<div><h3>Model {_text(study.models[index])}</h3>{drawing}</div>"
+
+
+def _seconds(records: Sequence[Mapping[str, Any]], batch_size: int) -> list[float]:
+  """Seconds of training until the end of each epoch; an epoch whose rate is unknown took as long as its neighbours."""
+  rates = [line["images_per_second"] for line in records if line["images_per_second"]]
+  usual = statistics.median(rates) if rates else math.inf
+  steps = [0, *(line["step"] for line in records)]
+  spent = [
+    (now - before) * batch_size / (line["images_per_second"] or usual)
+    for before, now, line in zip(steps, steps[1:], records)
+  ]
+  return list(itertools.accumulate(spent))
 
 
 def _trial(state: TrialState) -> str:

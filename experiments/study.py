@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Row:
   """One setting of bit widths.
 
   Attributes:
-    label: the setting, and which exempt layers are quantized.
+    label: the setting, which exempt layers are quantized, and the backend where several are compared.
     bits: the bit widths.
     complexity: the paper's cost columns.
     cells: one for each model.
@@ -97,22 +98,24 @@ def build_study(sweep: SweepConfig, workdir: pathlib.Path, data: dict[str, Any] 
   states = load_states(plan_trials(sweep), workdir)
   paper = paper_numbers(sweep.paper_table)
   rows = []
-  for pair in sweep.grid.first_last:
-    for bits in sweep.grid.settings():
-      mine = [state for state in states if state.trial.bits == bits and _pair(state) == tuple(pair)]
-      label = str(bits) + scheme_name(mine[0].trial.config.model)
-      cells = []
-      for width in sweep.grid.widths:
-        trials = tuple(state for state in mine if state.trial.config.model.width == width)
-        cells.append(Cell(trials, paper.get((label, model_name(width)))))
-      rows.append(Row(label, bits, complexity(bits), tuple(cells)))
+  backends = sweep.grid.backends or (sweep.model.backend,)
+  for pair, bits, backend in itertools.product(sweep.grid.first_last, sweep.grid.settings(), backends):
+    kind = bits, tuple(pair), backend
+    mine = [state for state in states if (state.trial.bits, *_kind(state)) == kind]
+    label = str(bits) + scheme_name(mine[0].trial.config.model)
+    cells = []
+    for width in sweep.grid.widths:
+      trials = tuple(state for state in mine if state.trial.config.model.width == width)
+      cells.append(Cell(trials, paper.get((label, model_name(width)))))
+    label += f" {backend}" if sweep.grid.backends else ""
+    rows.append(Row(label, bits, complexity(bits), tuple(cells)))
   models = tuple(model_name(width) for width in sweep.grid.widths)
   return Study(models, sweep.grid.widths, tuple(rows), data)
 
 
-def _pair(state: TrialState) -> tuple[bool, bool]:
+def _kind(state: TrialState) -> tuple[tuple[bool, bool], str]:
   model = state.trial.config.model
-  return model.quantize_first, model.quantize_last
+  return (model.quantize_first, model.quantize_last), model.backend
 
 
 def paper_numbers(table: str) -> dict[tuple[str, str], float]:
