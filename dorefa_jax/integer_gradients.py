@@ -22,6 +22,7 @@ from dorefa_jax.kernels.training import (
   pack_in_xla,
   quantize_gradients,
   unpack_activations,
+  unpack_codes,
   weight_gradient,
 )
 from dorefa_jax.quantizers import quantize_cotangent
@@ -79,18 +80,34 @@ class Product:
     self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
   ) -> tuple[jax.Array, jax.Array]:
     """Gradients of activations and quantized weights, on the kernels."""
-    path, geometry, convolution = available().path, self.geometry, self.convolution
+    convolution, path = self.convolution, available().path
     gradients, scales = quantize_gradients(self._examples(g).astype(jnp.float32), key, bits.gradients, path=path)
     gradients = convolution.to_output(self._from_examples(gradients))
     scales = jnp.repeat(scales, gradients.shape[0] // scales.shape[0])  # a row of the kernels' each
+    dx, dw = self.gradients_of_codes(planes, gradients, scales, w, bits)
+    _, is_inside = unpack_activations(planes, self.shape[3])
+    dx = jnp.where(is_inside.reshape(self.shape), dx, jnp.zeros((), dx.dtype))
+    return convolution.from_input(dx).astype(self.dtypes[0]), convolution.from_weights(dw).astype(self.dtypes[1])
+
+  def gradients_of_codes(
+    self, planes: jax.Array, gradients: jax.Array, scales: jax.Array, w: jax.Array, bits: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
+    """Gradients of activations and quantized weights as the kernels lay them out, of a result's quantized gradient.
+
+    Args:
+      planes: of the activations; the first A of a pixel are looked at.
+      gradients: codes of the result's gradient, [batch, height, width, outputs].
+      scales: of its examples.
+      w: weights.
+      bits: W, A and G.
+    """
+    path, geometry, convolution = available().path, self.geometry, self.convolution
     weights, scale = self.codes(w, bits.weights)
     weights, scale = convolution.to_weights(weights), scale.astype(jnp.float32)
     dx = input_gradient(
       gradients, scales, weights, scale, geometry,
       weight_bits=bits.weights, gradient_bits=bits.gradients, path=path,
     )  # fmt: skip
-    activations, is_inside = (part.reshape(self.shape) for part in unpack_activations(planes, self.shape[3]))
-    dx = jnp.where(is_inside, dx, jnp.zeros((), dx.dtype))
     if math.prod(geometry.out_size) >= MIN_POSITIONS:
       dw = weight_gradient(
         planes, gradients, scales, geometry,
@@ -99,8 +116,10 @@ class Product:
     else:
       n = levels(bits.gradients)
       rounded = scales[:, None, None, None] * ((2 * gradients.astype(jnp.float32) - n) / n)
+      count = bits.activations if isinstance(bits.activations, int) else MAX_BITS
+      activations = unpack_codes(planes[:, :count], self.shape[3]).reshape(self.shape)
       dw = float_weight_gradient(activations.astype(jnp.float32) / levels(bits.activations), rounded, geometry)
-    return convolution.from_input(dx).astype(self.dtypes[0]), convolution.from_weights(dw).astype(self.dtypes[1])
+    return dx, dw
 
   def emulated_backward(
     self, x: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
@@ -232,13 +251,14 @@ def integer_product(
     planes, quantized, w, key, traced = saved
     return (*gradients(planes, g, w, quantized, key, *traced), None, None, *(None for _ in traced))
 
-  gradients.defvjp(_refuse_second_derivative, _refuse_second_derivative)
+  gradients.defvjp(refuse_second_derivative, refuse_second_derivative)
   run.defvjp(forward, backward)
   traced = () if is_static else (bits,)
   return run(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced)
 
 
-def _refuse_second_derivative(*_: Any) -> Any:
+def refuse_second_derivative(*_: Any) -> Any:
+  """Raises ValueError, as the derivative of a gradient that has none."""
   raise ValueError("products on integer kernels are differentiated once; for second derivatives use backend='emulated'")
 
 

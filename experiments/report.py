@@ -206,7 +206,7 @@ def _time_curves(study: Study) -> list[str]:
   plots = "".join(_curves(study, index, by_time=True) for index in range(len(study.models)))
   return [
     "<h2>Training curves against time</h2>",
-    '<p class="soft">Seconds of training steps, at each epoch\'s measured rate: without compilation and evaluation.</p>',
+    '<p class="soft">Seconds of training at each epoch\'s measured rate, without compilation and evaluation.</p>',
     f'<div class="plots">{plots}</div>',
   ]
 

@@ -31,6 +31,8 @@ HANDLERS = {
   "dorefa_float_gradient": "DorefaFloatGradient",
   "dorefa_affine_pool": "DorefaAffinePool",
   "dorefa_affine_pool_gradient": "DorefaAffinePoolGradient",
+  "dorefa_block": "DorefaBlock",
+  "dorefa_block_gradient": "DorefaBlockGradient",
 }
 """{target of an FFI call: symbol of the library}."""
 

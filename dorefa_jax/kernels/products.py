@@ -178,8 +178,8 @@ def conv(
     path = cpu.available().path
   return cpu.run(
     x,
-    _with_bits(encode([op]), weights.spec, activation_bits),
-    (weights.words, _parameters(weights, activation_bits)),
+    with_bits(encode([op]), weights.spec, activation_bits),
+    (weights.words, parameters(weights, activation_bits)),
     op.out_shape,
     path,
   )
@@ -216,14 +216,15 @@ def check_kernel_bits(bits: Bits, name: str) -> None:
     raise ValueError(f"{name} must be 1 to {MAX_BITS} for integer kernels, got {bits}")
 
 
-def _with_bits(program: np.ndarray, spec: jax.Array, activation_bits: Bits) -> jax.Array:
+def with_bits(program: np.ndarray, spec: jax.Array, activation_bits: Bits) -> jax.Array:
+  """A program of one convolution with the format and the bits of packed weights, and A."""
   at = np.array([field_index(name) for name in ("format", "weight_bits", "activation_bits")])
   values = jnp.concatenate([spec, jnp.asarray(activation_bits, jnp.int32)[None]])
   return jnp.asarray(program).at[at].set(values)
 
 
-def _parameters(weights: PackedWeights, activation_bits: Bits) -> jax.Array:
-  """float32 [groups, 2, padded outputs]: factors, and offsets of zero."""
+def parameters(weights: PackedWeights, activation_bits: Bits) -> jax.Array:
+  """The factors from sums to products, and offsets of zero: float32 [groups, 2, padded outputs]."""
   levels = _levels(weights.spec[1]) * _levels(activation_bits)
   outputs = weights.shape[3]
   factor = jnp.broadcast_to(weights.scale / levels, (outputs,)).reshape(weights.groups, 1, -1)

@@ -153,10 +153,26 @@ def unpack_activations(planes: jax.Array, channels: int) -> tuple[jax.Array, jax
     >>> codes.tolist(), is_inside.tolist()
     ([[3, 2]], [[False, True]])
   """
+  return unpack_codes(planes[:, :-1], channels), unpack_codes(planes[:, -1:], channels) == 1
+
+
+def unpack_codes(planes: jax.Array, channels: int) -> jax.Array:
+  """Codes from their bit planes.
+
+  Args:
+    planes: uint32 [pixels, planes, words].
+    channels: of a pixel.
+
+  Returns:
+    int32 [pixels, channels].
+
+  Example:
+    >>> unpack_codes(jnp.array([[[1], [3]]], jnp.uint32), 2).tolist()
+    [[3, 2]]
+  """
   bits = (planes[..., None] >> jnp.arange(32, dtype=jnp.uint32)[None, None, None]) & 1
   bits = bits.reshape(*planes.shape[:2], -1)[..., :channels].astype(jnp.int32)
-  weights = jnp.asarray(2 ** np.arange(planes.shape[1] - 1), jnp.int32)
-  return jnp.einsum("npc,p->nc", bits[:, :-1], weights), bits[:, -1] == 1
+  return jnp.einsum("npc,p->nc", bits, jnp.asarray(2 ** np.arange(planes.shape[1]), jnp.int32))
 
 
 def input_gradient(

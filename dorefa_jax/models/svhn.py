@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from dorefa_jax.affine_pool import affine_pool_bound
 from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
+from dorefa_jax.conv_block import conv_block, fits
 from dorefa_jax.linen import Conv, Dense
-from dorefa_jax.models.folded_norm import FoldedBatchNorm
-from dorefa_jax.ops import Backend
+from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel
+from dorefa_jax.ops import GRADIENT_STREAM, Backend
 from dorefa_jax.quantizers import BoundKind, bound
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
@@ -33,6 +34,11 @@ class ConvSpec:
   padding: str = "VALID"
   pool: bool = False
 
+  @property
+  def window(self) -> int:
+    """Of the max pooling behind it, in both directions."""
+    return 2 if self.pool else 1
+
 
 CONVOLUTIONS = (
   ConvSpec(48, 5, pool=True),
@@ -44,6 +50,8 @@ CONVOLUTIONS = (
   ConvSpec(512, 5),
 )
 MIN_IMAGE_SIZE = 40
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-4}
+INITIALIZER = nn.initializers.he_normal()
 
 
 class SvhnConvNet(nn.Module):
@@ -125,47 +133,67 @@ class SvhnConvNet(nn.Module):
         keep = 1.0 - self.dropout_rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
         x, scale = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
+      if not is_first and self._is_one_block(x, features[index], spec, bits, train=train):
+        x = self._block(x, index, bits, scale)
+        continue
       x = Conv(
         features[index],
         (spec.kernel, spec.kernel),
         padding=spec.padding,
         use_bias=is_first,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=INITIALIZER,
         dtype=self.dtype,
         backend=self.backend,
         name=f"conv{index}",
       )(x, bits=first_bits if is_first else bits)
       x = x * scale
-      if self._is_fused(x, bits, spec.pool, train=train):
-        factor, offset = jnp.ones(x.shape[3], x.dtype), jnp.zeros(x.shape[3], x.dtype)
-        if not is_first:
-          factor, offset = FoldedBatchNorm(momentum=0.9, epsilon=1e-4, name=f"bn{index}")(x)
-        x = affine_pool_bound(x, factor, offset, window=2 if spec.pool else 1, kind=self.bound)
+      if is_first and self._has_fused_pooling(x, bits, train=train):
+        one, zero = jnp.ones(x.shape[3], x.dtype), jnp.zeros(x.shape[3], x.dtype)
+        x = affine_pool_bound(x, one, zero, window=2, kind=self.bound)
         continue
       if not is_first:
-        x = nn.BatchNorm(
-          use_running_average=not train, momentum=0.9, epsilon=1e-4, dtype=self.dtype, name=f"bn{index}"
-        )(x)
+        x = nn.BatchNorm(use_running_average=not train, **BATCH_NORM, dtype=self.dtype, name=f"bn{index}")(x)
       if spec.pool:
         x = max_pool_2x2(x)
       x = bound_for_bits(x, bits, self.bound)
     x = x.reshape(x.shape[0], -1)
     x = Dense(
       self.num_classes,
-      kernel_init=nn.initializers.he_normal(),
+      kernel_init=INITIALIZER,
       dtype=self.dtype,
       backend=self.backend,
       name="fc",
     )(x, bits=last_bits)
     return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
 
-  def _is_fused(self, x: jax.Array, bits: BitWidths, is_pooled: bool, *, train: bool) -> bool:
-    """Whether what follows a product is one operation: in training on kernels, which compute no wider activations."""
+  def _is_one_block(self, x: jax.Array, features: int, spec: ConvSpec, bits: BitWidths, *, train: bool) -> bool:
+    """Whether a convolution and what follows it are one operation: in training on the kernels."""
+    if not (train and self.backend == "integer" and self.has_rng(GRADIENT_STREAM)) or self.dtype is not None:
+      return False
+    kernel = jax.ShapeDtypeStruct((spec.kernel, spec.kernel, x.shape[3], features), jnp.float32)
+    key = self.make_rng(GRADIENT_STREAM)  # any: what matters is its kind
+    return fits(x, kernel, bits=bits, key=key, padding=spec.padding, window=spec.window)
+
+  def _block(self, x: jax.Array, index: int, bits: BitWidths, gain: float) -> jax.Array:
+    """A convolution, with the parameters of the layers whose work this is."""
+    spec, features = CONVOLUTIONS[index], scaled_features(self.width)[index]
+    shape = spec.kernel, spec.kernel, x.shape[3], features
+    kernel, key = ConvKernel(shape, INITIALIZER, name=f"conv{index}")()
+
+    def normalize(norm: jax.Array) -> tuple[jax.Array, jax.Array]:
+      return conv_block(
+        x, kernel, norm, bits=bits, key=key, padding=spec.padding, window=spec.window, kind=self.bound,
+        epsilon=BATCH_NORM["epsilon"], gain=gain,
+      )  # fmt: skip
+
+    return BatchNormParameters(features, BATCH_NORM["momentum"], name=f"bn{index}")(normalize)
+
+  def _has_fused_pooling(self, x: jax.Array, bits: BitWidths, *, train: bool) -> bool:
+    """Whether the first layer's pooling and h are one operation: in training on the kernels."""
     is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
-    is_even = x.shape[1] % 2 == x.shape[2] % 2 == 0
-    is_wide = x.shape[3] >= MIN_FUSED_CHANNELS
     is_trained_on_kernels = train and self.backend == "integer" and x.dtype == jnp.float32
-    return is_trained_on_kernels and is_quantized and is_wide and (is_even or not is_pooled)
+    is_even = x.shape[1] % 2 == x.shape[2] % 2 == 0
+    return is_trained_on_kernels and is_quantized and is_even and x.shape[3] >= MIN_FUSED_CHANNELS
 
 
 def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:

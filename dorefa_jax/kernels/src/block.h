@@ -218,11 +218,16 @@ void run_block(const Program& program, const Buffers& buffers, const void* x, in
     const Step& first = program.steps[0];
     uint32_t* image = buffers.inputs[0] + i * first.image_words;
     const int64_t start = (first_image + i) * program.in_size;
-    if (program.scales) {
-      fill_input(static_cast<const uint8_t*>(x) + start, first, image);
-      buffers.nan[i] = false;
-    } else {
-      buffers.nan[i] = fill_input(static_cast<const float*>(x) + start, first, buffers.line, image);
+    buffers.nan[i] = false;
+    switch (program.input) {
+      case Input::kFloats:
+        buffers.nan[i] = fill_input(static_cast<const float*>(x) + start, first, buffers.line, image);
+        break;
+      case Input::kCodes: fill_input(static_cast<const uint8_t*>(x) + start, first, image); break;
+      case Input::kPlanes: {
+        const int64_t words = first.op.height * int64_t{first.op.width} * program.planes * ceil_div(first.op.channels, 32);
+        fill_input_of_planes(static_cast<const uint32_t*>(x) + (first_image + i) * words, program.planes, first, image);
+      }
     }
   }
   for (size_t s = 0; s < count; ++s) {

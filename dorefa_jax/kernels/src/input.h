@@ -109,6 +109,45 @@ void fill_input(const uint8_t* codes, const Step& step, uint32_t* image) {
   }
 }
 
+// One group of a pixel, of which `planes` has a word of 32 channels in each plane, `stride` words apart.
+DOREFA_INLINE void copy_pixel(const uint32_t* planes, int64_t stride, int64_t first, const Step& step, uint32_t* out) {
+  const Op& op = step.op;
+  const int64_t channels = step.group_channels, shift = first % 32;
+  planes += first / 32;
+  if (op.format != Format::kBits) {
+    auto* bytes = reinterpret_cast<uint8_t*>(out);
+    for (int64_t done = -shift; done < channels; done += 32, ++planes) {
+      uint8_t codes[32];
+      Simd::unpack_codes(planes, stride, op.activation_bits, codes);
+      const int64_t begin = std::max<int64_t>(0, -done), end = std::min<int64_t>(32, channels - done);
+      std::memcpy(bytes + done + begin, codes + begin, end - begin);
+    }
+    return;
+  }
+  for (int64_t a = 0; a < op.activation_bits; ++a, planes += stride, out += step.plane_words) {
+    for (int64_t word = 0; word < step.pixel_words; ++word) {
+      const int64_t left = channels - word * 32;
+      uint32_t bits = planes[word] >> shift;
+      if (shift && left > 32 - shift) bits |= planes[word + 1] << (32 - shift);
+      out[word] = left < 32 ? bits & ((uint32_t{1} << left) - 1) : bits;
+    }
+  }
+}
+
+// An image of bit planes into the first op's input.
+void fill_input_of_planes(const uint32_t* planes, int64_t plane_count, const Step& step, uint32_t* image) {
+  const Op& op = step.op;
+  const int64_t stride = ceil_div(op.channels, 32);
+  for (int64_t y = 0; y < op.height; ++y) {
+    uint32_t* out = image + (y + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
+    for (int64_t x = 0; x < op.width; ++x, planes += plane_count * stride, out += step.pixel_words) {
+      for (int64_t g = 0; g < op.groups; ++g) {
+        copy_pixel(planes, stride, g * step.group_channels, step, out + g * step.group_words);
+      }
+    }
+  }
+}
+
 // An image of floats into the first op's input; tells whether it met a NaN.
 bool fill_input(const float* x, const Step& step, float* line, uint32_t* image) {
   const Op& op = step.op;

@@ -8,6 +8,8 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "layout.h"
 
@@ -52,6 +54,44 @@ struct Parts {
 void* thread_scratch(int64_t bytes) {
   static thread_local Scratch scratch;
   return scratch.get(bytes);
+}
+
+namespace {
+
+std::mutex shared_mutex;
+std::vector<std::pair<void*, int64_t>> shared_blocks;  // not in use
+
+}  // namespace
+
+SharedScratch::SharedScratch(int64_t bytes) : data_(nullptr), size_(0) {
+  {
+    std::lock_guard<std::mutex> lock(shared_mutex);
+    if (!shared_blocks.empty()) {
+      // Sorted by size: the smallest that is large enough, else the largest, which makes way for a larger one.
+      auto found = std::lower_bound(shared_blocks.begin(), shared_blocks.end(), bytes,
+                                    [](const auto& block, int64_t wanted) { return block.second < wanted; });
+      if (found == shared_blocks.end()) --found;
+      data_ = static_cast<float*>(found->first);
+      size_ = found->second;
+      shared_blocks.erase(found);
+    }
+  }
+  if (size_ >= bytes && data_ != nullptr) return;
+  std::free(data_);
+  size_ = round_up(std::max<int64_t>(bytes, 1), kAlignment);
+  data_ = static_cast<float*>(std::aligned_alloc(kAlignment, size_));
+  if (data_ == nullptr) throw std::bad_alloc();
+}
+
+SharedScratch::~SharedScratch() {
+  std::lock_guard<std::mutex> lock(shared_mutex);
+  try {
+    const auto at = std::lower_bound(shared_blocks.begin(), shared_blocks.end(), size_,
+                                     [](const auto& block, int64_t wanted) { return block.second < wanted; });
+    shared_blocks.insert(at, {data_, size_});
+  } catch (...) {
+    std::free(data_);
+  }
 }
 
 void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, const MakeWorker& make_worker) {

@@ -20,6 +20,20 @@ void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, con
 // The next call on the same thread gives the same memory.
 void* thread_scratch(int64_t bytes);
 
+// Memory that the threads of one call share, kept for the next call; as much of it as calls run at once.
+class SharedScratch {
+ public:
+  explicit SharedScratch(int64_t bytes);
+  ~SharedScratch();
+  SharedScratch(const SharedScratch&) = delete;
+  SharedScratch& operator=(const SharedScratch&) = delete;
+  float* floats() const { return data_; }
+
+ private:
+  float* data_;
+  int64_t size_;
+};
+
 }  // namespace dorefa
 
 #endif  // DOREFA_PARALLEL_H_

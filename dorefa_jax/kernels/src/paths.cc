@@ -6,16 +6,18 @@ namespace dorefa {
   namespace path {           \
   void run_block(const Program&, const Buffers&, const void*, int64_t, int64_t, float*); \
   float quantize_gradients(const float*, int64_t, uint64_t, const uint32_t*, int64_t, uint8_t*); \
-  bool pack_activations(const float*, int64_t, int64_t, int64_t, int64_t, uint32_t*); \
+  bool pack_activations(const float*, int64_t, int64_t, int64_t, int64_t, bool, uint32_t*); \
   void add_weight_gradient(const WeightGradient&, const uint32_t*, const uint8_t*, float, const GradientScratch&, \
                            float*); \
   void add_float_gradient(const Step&, const float*, const float*, float*, float*, const float**, float**, float*); \
   void affine_pool(const AffinePool&, const float*, float*); \
-  void affine_pool_gradient(const AffinePool&, const float*, const float*, float*, float*, float*); \
+  void affine_pool_gradient(const AffinePool&, const float*, const float*, const GradientLine&, float*, float*, \
+                            float*); \
+  void add_moments(const float*, int64_t, int64_t, float*, float*); \
   }
 #define DOREFA_FUNCTIONS(path) \
   path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
-      path::add_float_gradient, path::affine_pool, path::affine_pool_gradient
+      path::add_float_gradient, path::affine_pool, path::affine_pool_gradient, path::add_moments
 #if defined(__x86_64__)
 DOREFA_DECLARE(avx512)
 DOREFA_DECLARE(avx512vnni)

@@ -57,6 +57,11 @@ struct AffinePool {
   const float *factor, *offset;  // of each channel
 };
 
+// What the gradient of a batch's statistics adds to that of an element y, slope y + intercept, of each channel; or null.
+struct GradientLine {
+  const float *slope = nullptr, *intercept = nullptr;
+};
+
 struct Path {
   const char* name;
   bool (*is_supported)();
@@ -67,15 +72,16 @@ struct Path {
   float (*quantize_gradients)(const float* g, int64_t size, uint64_t first, const uint32_t* key, int64_t bits,
                               uint8_t* codes);
   bool (*pack_activations)(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes,
-                           uint32_t* out);
+                           bool wants_inside, uint32_t* out);
   void (*add_weight_gradient)(const WeightGradient& w, const uint32_t* planes, const uint8_t* codes, float scale,
                               const GradientScratch& scratch, float* sums);
   void (*add_float_gradient)(const Step& step, const float* image, const float* g, float* padded, float* gradients,
                              const float** rows, float** out, float* sums);
   // See affine_pool.h.
   void (*affine_pool)(const AffinePool& p, const float* image, float* out);
-  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, float* dy, float* dfactor,
-                               float* doffset);
+  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
+                               float* dy, float* dfactor, float* doffset);
+  void (*add_moments)(const float* image, int64_t pixels, int64_t channels, float* sums, float* squares);
 };
 
 // All paths of this build, the best first. The last runs everywhere.

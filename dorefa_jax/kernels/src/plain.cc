@@ -100,6 +100,7 @@ int dorefa_input_gradient_arrays(int64_t path, int64_t threads, const uint8_t* c
                                  const float* params, int64_t params_size, const int32_t* tap_sums, float* y,
                                  char* message, int64_t room) {
   Program program;
+  program.input = Input::kCodes;
   program.scales = scales;
   const std::string error = build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
   if (error.empty()) {

@@ -73,10 +73,16 @@ struct Step {
   }
 };
 
+// What a program's input holds: floats, to be quantized where the first op multiplies codes; codes, a byte each; or
+// bit planes of codes, [pixel][plane][word of 32 channels].
+enum class Input { kFloats, kCodes, kPlanes };
+
 struct Program {
   std::vector<Step> steps;
   int64_t in_size, out_size;  // elements of an image and of its result
-  // Of a program of codes instead of floats: a scale for each image, and offsets [group][pixel][padded outputs].
+  Input input = Input::kFloats;
+  int64_t planes = 0;  // of a pixel, where the input is planes
+  // Where the result is gradients: a scale for each image, and offsets [group][pixel][padded outputs].
   const float* scales = nullptr;
   std::vector<int32_t> offsets;
 };

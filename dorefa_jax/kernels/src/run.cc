@@ -18,6 +18,8 @@ int64_t operand_bytes(const Program& program) {
   return words * 4;
 }
 
+}  // namespace
+
 int64_t block_size(const Program& program, int64_t images, int64_t threads) {
   const int64_t fit = std::max<int64_t>(1, kBlockBytes / operand_bytes(program));
   const int64_t share = ceil_div(images, threads);
@@ -25,7 +27,6 @@ int64_t block_size(const Program& program, int64_t images, int64_t threads) {
   return ceil_div(images, ceil_div(images, largest));  // blocks of about one size
 }
 
-// Lays a block's buffers out in this thread's scratch, padding zeroed.
 Buffers lay_out(const Program& program, int64_t images) {
   int64_t windows = 0, tables = 0, width = 0, line = 0, plane = 0, row = 0, strip = 0;
   for (size_t i = 0; i < program.steps.size(); ++i) {
@@ -73,8 +74,6 @@ Buffers lay_out(const Program& program, int64_t images) {
   buffers.table_sums = reinterpret_cast<uint16_t*>(parts[operands + 10]);
   return buffers;
 }
-
-}  // namespace
 
 void run(const Program& program, const Path& path, const void* x, int64_t images, float* y, int64_t threads,
          const Schedule& schedule) {

@@ -11,9 +11,15 @@
 namespace dorefa {
 
 // Every image's result is computed by one thread in one order: it does not depend on `threads`.
-// x holds floats, or codes where the program has scales. Throws std::bad_alloc.
+// x holds what `program.input` says. Throws std::bad_alloc.
 void run(const Program& program, const Path& path, const void* x, int64_t images, float* y, int64_t threads,
          const Schedule& schedule);
+
+// How many images make a block whose operands stay in a core's cache.
+int64_t block_size(const Program& program, int64_t images, int64_t threads);
+
+// Lays a block's buffers out in this thread's scratch, padding zeroed.
+Buffers lay_out(const Program& program, int64_t images);
 
 }  // namespace dorefa
 

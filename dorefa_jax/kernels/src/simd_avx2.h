@@ -110,5 +110,18 @@ struct Simd {
     _mm256_store_ps(lanes, x);
     std::copy_n(lanes, count, p);
   }
+  // 32 codes of `bits` bits, of which words `stride` apart hold a plane each.
+  static DOREFA_INLINE void unpack_codes(const uint32_t* planes, int64_t stride, int64_t bits, uint8_t* codes) {
+    const Ints byte = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3,
+                                       3, 3, 3, 3, 3);
+    const Ints mask = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+    Ints all = zero();
+    for (int64_t bit = 0; bit < bits; ++bit, planes += stride) {
+      const Ints picked = _mm256_and_si256(_mm256_shuffle_epi8(broadcast(*planes), byte), mask);
+      const Ints value = _mm256_set1_epi8(static_cast<char>(1 << bit));
+      all = _mm256_or_si256(all, _mm256_and_si256(_mm256_cmpeq_epi8(picked, mask), value));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), all);
+  }
   static DOREFA_INLINE int32_t count_bits(uint32_t word) { return __builtin_popcount(word); }
 };

@@ -90,5 +90,13 @@ struct Simd {
   static DOREFA_INLINE void store_floats(float* p, Floats x, int count) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>(count >= kLanes ? 0xffff : (1 << count) - 1), x);
   }
+  // 32 codes of `bits` bits, of which words `stride` apart hold a plane each.
+  static DOREFA_INLINE void unpack_codes(const uint32_t* planes, int64_t stride, int64_t bits, uint8_t* codes) {
+    __m256i all = _mm256_setzero_si256();
+    for (int64_t bit = 0; bit < bits; ++bit, planes += stride) {
+      all = _mm256_or_si256(all, _mm256_maskz_set1_epi8(*planes, static_cast<char>(1 << bit)));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), all);
+  }
   static DOREFA_INLINE int32_t count_bits(uint32_t word) { return __builtin_popcount(word); }
 };

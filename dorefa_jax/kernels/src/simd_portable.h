@@ -57,6 +57,14 @@ struct Simd {
     std::memcpy(p, &x, sizeof x);
   }
 
+  // 32 codes of `bits` bits, of which words `stride` apart hold a plane each.
+  static DOREFA_INLINE void unpack_codes(const uint32_t* planes, int64_t stride, int64_t bits, uint8_t* codes) {
+    std::memset(codes, 0, 32);
+    for (int64_t bit = 0; bit < bits; ++bit, planes += stride) {
+      const uint32_t word = *planes;
+      for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((word >> i & 1) << bit);
+    }
+  }
   static DOREFA_INLINE int32_t count_bits(uint32_t x) {
     x = x - ((x >> 1) & 0x55555555u);
     x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);

@@ -34,7 +34,7 @@ void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t 
   for_each_part(ceil_div(pixels, kPixels), threads, schedule, [&] {
     return [&](int64_t part) {
       const int64_t first = part * kPixels, count = std::min(kPixels, pixels - first);
-      path.pack_activations(x + first * channels, count, channels, bits, planes, out + first * words);
+      path.pack_activations(x + first * channels, count, channels, bits, planes, true, out + first * words);
     };
   });
 }
@@ -201,7 +201,7 @@ void affine_pool_gradient(const Path& path, const AffinePool& p, const float* y,
   std::vector<float> sums(2 * p.channels);
   sum_examples(images, 2 * p.channels, sums.data(), threads, schedule, [&] {
     return [&](int64_t i, float* out) {
-      path.affine_pool_gradient(p, y + i * size, g + i * out_size, dy + i * size, out, out + p.channels);
+      path.affine_pool_gradient(p, y + i * size, g + i * out_size, {}, dy + i * size, out, out + p.channels);
     };
   });
   std::copy_n(sums.data(), p.channels, dfactor);

@@ -14,7 +14,7 @@ namespace dorefa {
 void quantize_gradients(const Path& path, const float* g, int64_t examples, int64_t size, const uint32_t* key,
                         int64_t bits, uint8_t* codes, float* scales, int64_t threads, const Schedule& schedule);
 
-// Floats to bit planes, [pixel][plane][word]; a NaN is taken for zero.
+// Floats to bit planes, [pixel][plane][word], of which the last tells what was not clipped; a NaN is taken for zero.
 void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t channels, int64_t bits,
                       int64_t planes, uint32_t* out, int64_t threads, const Schedule& schedule);
 

@@ -71,6 +71,7 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
   if (!has_path(path)) return no_path(path);
   static const float no_scale = 0;
   Program program;
+  program.input = Input::kCodes;
   program.scales = scales.element_count() ? scales.typed_data() : &no_scale;
   const std::vector<Array> arrays = {{weights.typed_data(), static_cast<int64_t>(weights.element_count())},
                                      {params.typed_data(), static_cast<int64_t>(params.element_count())}};

@@ -4,15 +4,6 @@
 // Positions are numbered along padded rows of input, so that a tap is an offset; behind a row's last position
 // gradients are zero, which codes, being odd, never are.
 
-// The codes of 32 channels of a pixel, from a word of each plane.
-DOREFA_INLINE void unpack_word(const WeightGradient& w, const uint32_t* planes, uint8_t* codes) {
-  std::memset(codes, 0, 32);
-  for (int64_t bit = 0; bit < w.step.op.activation_bits; ++bit, planes += w.plane_words) {
-    const uint32_t word = *planes;
-    for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((word >> i & 1) << bit);
-  }
-}
-
 // The codes of one example's activations, one channel after another: [group][phase][channel][plane_bytes].
 void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t* out) {
   const Op& op = w.step.op;
@@ -26,7 +17,7 @@ void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t
       const int64_t position = row / op.stride_height * w.pitch + column / op.stride_width;
       for (int64_t first = 0; first < op.channels; first += 32) {
         uint8_t codes[32];
-        unpack_word(w, planes + first / 32, codes);
+        Simd::unpack_codes(planes + first / 32, w.plane_words, op.activation_bits, codes);
         const int64_t end = std::min<int64_t>(op.channels, first + 32);
         for (int64_t channel = first; channel < end;) {
           const int64_t group = channel / channels, inner = channel % channels;
@@ -152,10 +143,10 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
   }
 }
 
-// The codes of floats, clipped to [0, 1], as bit planes of 32 channels a word, and a plane that tells which floats
-// were not clipped: [pixel][plane][word]. Tells whether a NaN was among them.
+// The codes of floats, clipped to [0, 1], as bit planes of 32 channels a word, [pixel][plane][word]; where wanted, the
+// last plane tells which floats were not clipped. Tells whether a NaN was among them.
 template <int Bits>
-bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t planes, uint32_t* out) {
+bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t planes, bool wants_inside, uint32_t* out) {
   const Simd::Floats levels = Simd::broadcast_float((1 << Bits) - 1);
   const int64_t words = ceil_div(channels, 32);
   bool nan = false;
@@ -178,22 +169,23 @@ bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t plane
         for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << v;
       }
       for (int a = 0; a < Bits; ++a) out[a * words + word] = bits[a];
-      for (int64_t a = Bits; a + 1 < planes; ++a) out[a * words + word] = 0;
-      out[(planes - 1) * words + word] = inside;
+      for (int64_t a = Bits; a < planes; ++a) out[a * words + word] = 0;
+      if (wants_inside) out[(planes - 1) * words + word] = inside;
     }
   }
   return nan;
 }
 
-bool pack_activations(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes, uint32_t* out) {
+bool pack_activations(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes, bool wants_inside,
+                      uint32_t* out) {
   switch (bits) {
-    case 1: return pack_planes<1>(x, pixels, channels, planes, out);
-    case 2: return pack_planes<2>(x, pixels, channels, planes, out);
-    case 3: return pack_planes<3>(x, pixels, channels, planes, out);
-    case 4: return pack_planes<4>(x, pixels, channels, planes, out);
-    case 5: return pack_planes<5>(x, pixels, channels, planes, out);
-    case 6: return pack_planes<6>(x, pixels, channels, planes, out);
-    case 7: return pack_planes<7>(x, pixels, channels, planes, out);
-    default: return pack_planes<8>(x, pixels, channels, planes, out);
+    case 1: return pack_planes<1>(x, pixels, channels, planes, wants_inside, out);
+    case 2: return pack_planes<2>(x, pixels, channels, planes, wants_inside, out);
+    case 3: return pack_planes<3>(x, pixels, channels, planes, wants_inside, out);
+    case 4: return pack_planes<4>(x, pixels, channels, planes, wants_inside, out);
+    case 5: return pack_planes<5>(x, pixels, channels, planes, wants_inside, out);
+    case 6: return pack_planes<6>(x, pixels, channels, planes, wants_inside, out);
+    case 7: return pack_planes<7>(x, pixels, channels, planes, wants_inside, out);
+    default: return pack_planes<8>(x, pixels, channels, planes, wants_inside, out);
   }
 }

@@ -1,0 +1,135 @@
+// Blocks at the boundary to XLA: buffers are checked here, and errors become Python exceptions.
+#include <string>
+#include <vector>
+
+#include "block_pass.h"
+#include "checks.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace dorefa {
+namespace {
+
+Schedule schedule_on(ffi::ThreadPool& pool) {
+  return [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+}
+
+// What both passes take: norm is {scale, bias} [2, channels], spec {window, bound}. Returns an empty string, or what is
+// wrong.
+std::string read_block(ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weights, ffi::Buffer<ffi::F32> params,
+                       ffi::Buffer<ffi::F32> norm, ffi::Buffer<ffi::S32> spec, float epsilon,
+                       ffi::Span<const int64_t> planes, BlockPass* block) {
+  if (words.element_count() != kOpWords || spec.element_count() != 2) return "a block has one op, a window and a bound";
+  const std::vector<Array> arrays = {{weights.typed_data(), static_cast<int64_t>(weights.element_count())},
+                                     {params.typed_data(), static_cast<int64_t>(params.element_count())}};
+  std::string error = build_program(words.typed_data(), words.element_count(), arrays, &block->program);
+  if (!error.empty()) return error;
+  const int64_t bound = spec.typed_data()[1];
+  if (bound < 0 || bound > 2) return "there are 3 bounds, got " + std::to_string(bound);
+  block->window = spec.typed_data()[0];
+  block->bound = static_cast<Bound>(bound);
+  block->epsilon = epsilon;
+  block->scale = norm.typed_data();
+  block->bias = block->scale + norm.element_count() / 2;
+  const Op& op = block->step().op;
+  if (planes.size() != 3 || planes[2] != ceil_div(op.channels, 32)) {
+    return "planes are [pixels, planes, words of 32 channels]";
+  }
+  error = build_block(planes[1], block);
+  if (error.empty() && static_cast<int64_t>(norm.element_count()) != 2 * op.outputs) {
+    error = "there must be a scale and a bias for each channel";
+  }
+  return error;
+}
+
+// Whether arrays of a batch have the sizes that a block takes and gives.
+bool fits(const BlockPass& block, int64_t images, ffi::Span<const int64_t> planes, int64_t out, int64_t statistics) {
+  const Op& op = block.step().op;
+  return images > 0 && planes[0] == images * op.height * op.width && out == images * block.out_size() &&
+         statistics == 2 * block.channels();
+}
+
+ffi::Error block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
+                         ffi::Buffer<ffi::U32> weights, ffi::Buffer<ffi::F32> params, ffi::Buffer<ffi::F32> norm,
+                         ffi::Buffer<ffi::S32> spec, ffi::ResultBuffer<ffi::U32> planes,
+                         ffi::ResultBuffer<ffi::F32> statistics, ffi::ResultBuffer<ffi::F32> out, int64_t path,
+                         float epsilon) {
+  if (!has_path(path)) return no_path(path);
+  BlockPass block;
+  const std::string error = read_block(words, weights, params, norm, spec, epsilon, planes->dimensions(), &block);
+  if (!error.empty()) return invalid(error);
+  const int64_t images = static_cast<int64_t>(x.element_count()) / block.program.in_size;
+  if (static_cast<int64_t>(x.element_count()) != images * block.program.in_size ||
+      !fits(block, images, planes->dimensions(), out->element_count(), statistics->element_count())) {
+    return invalid("activations, their planes, statistics and the result of a block do not fit");
+  }
+  float* mean = statistics->typed_data();
+  block_forward(paths()[path], block, x.typed_data(), images, planes->typed_data(), mean, mean + block.channels(),
+                out->typed_data(), pool.num_threads(), schedule_on(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> planes, ffi::Buffer<ffi::S32> words,
+                                  ffi::Buffer<ffi::U32> weights, ffi::Buffer<ffi::F32> params,
+                                  ffi::Buffer<ffi::F32> norm, ffi::Buffer<ffi::S32> spec,
+                                  ffi::Buffer<ffi::F32> statistics, ffi::Buffer<ffi::F32> g, ffi::Buffer<ffi::U32> key,
+                                  ffi::Buffer<ffi::S32> bits, ffi::ResultBuffer<ffi::U8> codes,
+                                  ffi::ResultBuffer<ffi::F32> scales, ffi::ResultBuffer<ffi::F32> dnorm, int64_t path,
+                                  float epsilon) {
+  if (!has_path(path)) return no_path(path);
+  BlockPass block;
+  const std::string error = read_block(words, weights, params, norm, spec, epsilon, planes.dimensions(), &block);
+  if (!error.empty()) return invalid(error);
+  if (key.element_count() != 2 || bits.element_count() != 1) return invalid("a key has 2 words, and bits are 1");
+  const int64_t width = bits.typed_data()[0], images = static_cast<int64_t>(scales->element_count());
+  if (width < 1 || width > kMaxBits) return invalid("bits of gradients must be 1 to 8, got " + std::to_string(width));
+  if (!fits(block, images, planes.dimensions(), g.element_count(), statistics.element_count()) ||
+      static_cast<int64_t>(codes->element_count()) != images * block.program.out_size ||
+      dnorm->element_count() != norm.element_count()) {
+    return invalid("planes, statistics and gradients of a block of " + std::to_string(images) + " examples do not fit");
+  }
+  const float* mean = statistics.typed_data();
+  float* dscale = dnorm->typed_data();
+  block_gradient(paths()[path], block, planes.typed_data(), mean, mean + block.channels(), g.typed_data(), images,
+                 key.typed_data(), width, codes->typed_data(), scales->typed_data(), dscale,
+                 dscale + block.channels(), pool.num_threads(), schedule_on(pool));
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace dorefa
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlock, DOREFA_GUARDED(dorefa::block_checked),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("path")
+                                  .Attr<float>("epsilon"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlockGradient, DOREFA_GUARDED(dorefa::block_gradient_checked),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::U8>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("path")
+                                  .Attr<float>("epsilon"));
