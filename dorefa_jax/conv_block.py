@@ -114,7 +114,7 @@ class ConvBlock:
     """`backward` on platforms without kernels."""
     shape = self.product.shape
     x = unpack_codes(planes, shape[3]).reshape(shape).astype(jnp.float32) / levels(bits.activations)
-    _, vjp = jax.vjp(lambda *args: self.emulated(*args, key, bits)[1], x, quantized, norm)
+    _, vjp = jax.vjp(lambda x, w, norm: self.emulated(x, w, norm, key, bits)[1], x, quantized, norm)
     return vjp(g)
 
 
@@ -209,12 +209,18 @@ def conv_block(
 
 
 def fits(
-  x: jax.Array, w: jax.Array, *, bits: BitWidths, key: jax.Array | None, padding: str = "VALID", window: int = 1
+  x: jax.Array | jax.ShapeDtypeStruct,
+  w: jax.Array | jax.ShapeDtypeStruct,
+  *,
+  bits: BitWidths,
+  key: jax.Array | None,
+  padding: str = "VALID",
+  window: int = 1,
 ) -> bool:
   """Whether `conv_block` takes such operands: float32, compiled kernels, W, A and G up to 8, whole windows.
 
   Args:
-    x, w, bits, key, padding, window: as there; x and w may be shapes, `jax.ShapeDtypeStruct`.
+    x, w, bits, key, padding, window: as there; of x and w, shape and dtype.
   """
   made = _make(x, w, bits, padding, window, "clip", 0.0, 1.0)
   return made is not None and integer_gradients.can_differentiate(made.product, bits, key)

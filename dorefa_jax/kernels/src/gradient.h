@@ -1,75 +1,114 @@
-// The gradient quantizer: noise, rounding and codes in one pass. Included once for each path.
+// The gradient quantizer: noise, rounding and codes in one pass. Included once for each path, after its Simd.
 
-constexpr int kNoise = 64;  // elements at a time
+constexpr int kChains = 4;  // vectors at a time: a round waits for the one before it
+constexpr int kNoise = kChains * Simd::kLanes;
+
+template <int kTurn>
+DOREFA_INLINE void threefry_round(Simd::Ints (&a)[kChains], Simd::Ints (&b)[kChains]) {
+  DOREFA_UNROLL
+  for (int i = 0; i < kChains; ++i) {
+    a[i] = Simd::add(a[i], b[i]);
+    b[i] = Simd::exclusive_or(Simd::rotate_left<kTurn>(b[i]), a[i]);
+  }
+}
+
+DOREFA_INLINE void threefry_add(Simd::Ints (&a)[kChains], Simd::Ints (&b)[kChains], uint32_t to_a, uint32_t to_b) {
+  DOREFA_UNROLL
+  for (int i = 0; i < kChains; ++i) {
+    a[i] = Simd::add(a[i], Simd::broadcast(to_a));
+    b[i] = Simd::add(b[i], Simd::broadcast(to_b));
+  }
+}
 
 // Threefry-2x32 with 20 rounds of the counters first, first + 1, ..., both words combined: what jax.random.bits
-// gives for a key of its default kind, element by element. The loops are over lanes, for compilers to make vectors of.
-inline void threefry(const uint32_t* key, uint64_t first, uint32_t* bits) {
-  constexpr int kRotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+// gives for a key of its default kind, element by element.
+DOREFA_INLINE void threefry(const uint32_t* key, uint64_t first, Simd::Ints (&bits)[kChains]) {
   const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1bd11bdau};
-  uint32_t a[kNoise], b[kNoise];
+  const auto low = static_cast<uint32_t>(first), high = static_cast<uint32_t>(first >> 32);
+  uint32_t lows[kNoise], highs[kNoise];
   for (int i = 0; i < kNoise; ++i) {
-    a[i] = static_cast<uint32_t>((first + i) >> 32) + keys[0];
-    b[i] = static_cast<uint32_t>(first + i) + keys[1];
+    lows[i] = low + static_cast<uint32_t>(i);
+    highs[i] = high + (lows[i] < low ? 1u : 0u);
   }
+  Simd::Ints a[kChains], b[kChains];
+  for (int i = 0; i < kChains; ++i) {
+    a[i] = Simd::load(highs + i * Simd::kLanes);
+    b[i] = Simd::load(lows + i * Simd::kLanes);
+  }
+  threefry_add(a, b, keys[0], keys[1]);
   for (int group = 0; group < 5; ++group) {
-    for (int round = 0; round < 4; ++round) {
-      const int turn = kRotations[group % 2][round];
-      for (int i = 0; i < kNoise; ++i) {
-        a[i] += b[i];
-        b[i] = ((b[i] << turn) | (b[i] >> (32 - turn))) ^ a[i];
-      }
+    if (group % 2 == 0) {
+      threefry_round<13>(a, b);
+      threefry_round<15>(a, b);
+      threefry_round<26>(a, b);
+      threefry_round<6>(a, b);
+    } else {
+      threefry_round<17>(a, b);
+      threefry_round<29>(a, b);
+      threefry_round<16>(a, b);
+      threefry_round<24>(a, b);
     }
-    const uint32_t to_a = keys[(group + 1) % 3], to_b = keys[(group + 2) % 3] + group + 1;
-    for (int i = 0; i < kNoise; ++i) {
-      a[i] += to_a;
-      b[i] += to_b;
-    }
+    threefry_add(a, b, keys[(group + 1) % 3], keys[(group + 2) % 3] + static_cast<uint32_t>(group + 1));
   }
-  for (int i = 0; i < kNoise; ++i) bits[i] = a[i] ^ b[i];
+  DOREFA_UNROLL
+  for (int i = 0; i < kChains; ++i) bits[i] = Simd::exclusive_or(a[i], b[i]);
+}
+
+// The largest magnitude; NaN where a value is not finite.
+float largest_magnitude(const float* g, int64_t size) {
+  const Simd::Floats zero = Simd::float_zero();
+  Simd::Floats largest = zero, unfit = zero;  // zero times what is not finite is NaN
+  for (int64_t at = 0; at < size; at += Simd::kLanes) {
+    float part[Simd::kLanes] = {};
+    const float* from = g + at;
+    if (size - at < Simd::kLanes) from = std::copy_n(from, size - at, part) - (size - at);
+    const Simd::Floats x = Simd::load_floats(from);
+    unfit = Simd::add(unfit, Simd::multiply(x, zero));
+    largest = Simd::larger(largest, Simd::larger(x, Simd::subtract(zero, x)));
+  }
+  if (Simd::any_nan(unfit)) return std::numeric_limits<float>::quiet_NaN();
+  float lanes[Simd::kLanes];
+  Simd::store_floats(lanes, largest, Simd::kLanes);
+  return *std::max_element(lanes, lanes + Simd::kLanes);
 }
 
 // The codes of one example, whose elements are numbers first, first + 1, ... of the batch, and its largest
 // magnitude; NaN where a gradient is not finite.
 float quantize_gradients(const float* g, int64_t size, uint64_t first, const uint32_t* key, int64_t bits,
                          uint8_t* codes) {
-  float lanes[16] = {};
-  bool is_finite = true;
-  int64_t at = 0;
-  for (; at + 16 <= size; at += 16) {
-    for (int i = 0; i < 16; ++i) {
-      const float x = g[at + i];
-      is_finite &= x * 0.0f == 0.0f;
-      lanes[i] = std::max(lanes[i], x < 0 ? -x : x);
-    }
-  }
-  float largest = 0;
-  for (float lane : lanes) largest = std::max(largest, lane);
-  for (; at < size; ++at) {
-    is_finite &= g[at] * 0.0f == 0.0f;
-    largest = std::max(largest, g[at] < 0 ? -g[at] : g[at]);
-  }
-  if (!is_finite) {
+  const float largest = largest_magnitude(g, size);
+  if (largest != largest) {
     std::memset(codes, 0, size);
-    return std::numeric_limits<float>::quiet_NaN();
+    return largest;
   }
-  const float divisor = largest == 0 ? 1 : largest;
-  const float half = static_cast<float>((1 << bits) - 1) / 2;
+  const Simd::Floats divisor = Simd::broadcast_float(largest == 0 ? 1 : largest), one = Simd::broadcast_float(1);
+  const Simd::Floats half = Simd::broadcast_float(static_cast<float>((1 << bits) - 1) / 2);
+  const Simd::Floats middle = Simd::broadcast_float(0.5f), unit = Simd::broadcast_float(0x1p-23f);
   for (int64_t begin = 0; begin < size; begin += kNoise) {
-    uint32_t noise[kNoise];
-    float x[kNoise] = {};
-    uint8_t code[kNoise];
     const int64_t count = std::min<int64_t>(kNoise, size - begin);
-    threefry(key, first + begin, noise);
-    std::memcpy(x, g + begin, count * sizeof(float));
-    for (int i = 0; i < kNoise; ++i) {
-      // 23 bits and a half: never 0 or 1, so that what lies on the grid stays there.
-      const float threshold = (static_cast<float>(static_cast<int32_t>(noise[i] >> 9)) + 0.5f) * 0x1p-23f;
-      const float position = (x[i] / divisor + 1) * half;
-      const int32_t floor = static_cast<int32_t>(position);
-      code[i] = static_cast<uint8_t>(floor + (position - static_cast<float>(floor) >= threshold ? 1 : 0));
+    float part[kNoise];
+    uint8_t whole[kNoise];
+    const float* from = g + begin;
+    uint8_t* to = codes + begin;
+    if (count < kNoise) {
+      std::fill(std::copy_n(from, count, part), part + kNoise, 0.0f);
+      from = part;
+      to = whole;
     }
-    std::memcpy(codes + begin, code, count);
+    Simd::Ints noise[kChains];
+    threefry(key, first + begin, noise);
+    DOREFA_UNROLL
+    for (int i = 0; i < kChains; ++i) {
+      // 23 bits and a half: never 0 or 1, so that what lies on the grid stays there.
+      const Simd::Floats drawn = Simd::to_floats(Simd::shift_right<9>(noise[i]));
+      const Simd::Floats threshold = Simd::multiply(Simd::add(drawn, middle), unit);
+      const Simd::Floats x = Simd::load_floats(from + i * Simd::kLanes);
+      const Simd::Floats position = Simd::multiply(Simd::add(Simd::divide(x, divisor), one), half);
+      const Simd::Ints floor = Simd::truncate(position);
+      const Simd::Floats fraction = Simd::subtract(position, Simd::to_floats(floor));
+      Simd::store_bytes(to + i * Simd::kLanes, Simd::count_reached(floor, fraction, threshold));
+    }
+    if (count < kNoise) std::memcpy(codes + begin, whole, count);
   }
   return largest;
 }

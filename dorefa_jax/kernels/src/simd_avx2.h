@@ -54,12 +54,24 @@ struct Simd {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(x.odd, w.odd));
   }
 
+  static DOREFA_INLINE Ints exclusive_or(Ints a, Ints b) { return _mm256_xor_si256(a, b); }
+  template <int kTurn>
+  static DOREFA_INLINE Ints rotate_left(Ints x) {
+    return _mm256_or_si256(_mm256_slli_epi32(x, kTurn), _mm256_srli_epi32(x, 32 - kTurn));
+  }
+  template <int kBits>
+  static DOREFA_INLINE Ints shift_right(Ints x) {
+    return _mm256_srli_epi32(x, kBits);
+  }
+
   static DOREFA_INLINE Floats float_zero() { return _mm256_setzero_ps(); }
   static DOREFA_INLINE Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+  static DOREFA_INLINE Floats divide(Floats a, Floats b) { return _mm256_div_ps(a, b); }
   static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+  static DOREFA_INLINE Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
   // NaN becomes zero: the second operand is the one returned.
   static DOREFA_INLINE Floats clamp(Floats x, Floats high) {
     return _mm256_min_ps(_mm256_max_ps(x, _mm256_setzero_ps()), high);

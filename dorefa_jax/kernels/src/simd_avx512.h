@@ -45,12 +45,24 @@ struct Simd {
     return _mm512_dpbusd_epi32(sum, x.all, w.all);
   }
 
+  static DOREFA_INLINE Ints exclusive_or(Ints a, Ints b) { return _mm512_xor_si512(a, b); }
+  template <int kTurn>
+  static DOREFA_INLINE Ints rotate_left(Ints x) {
+    return _mm512_rol_epi32(x, kTurn);
+  }
+  template <int kBits>
+  static DOREFA_INLINE Ints shift_right(Ints x) {
+    return _mm512_srli_epi32(x, kBits);
+  }
+
   static DOREFA_INLINE Floats float_zero() { return _mm512_setzero_ps(); }
   static DOREFA_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm512_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static DOREFA_INLINE Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
   static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static DOREFA_INLINE Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
   // NaN becomes zero: the second operand is the one returned.
   static DOREFA_INLINE Floats clamp(Floats x, Floats high) {
     return _mm512_min_ps(_mm512_max_ps(x, _mm512_setzero_ps()), high);

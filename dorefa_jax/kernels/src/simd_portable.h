@@ -100,6 +100,18 @@ struct Simd {
     });
   }
 
+  static DOREFA_INLINE Ints exclusive_or(const Ints& a, const Ints& b) {
+    return each([&](int i) { return a.lane[i] ^ b.lane[i]; });
+  }
+  template <int kTurn>
+  static DOREFA_INLINE Ints rotate_left(const Ints& x) {
+    return each([&](int i) { return (x.lane[i] << kTurn) | (x.lane[i] >> (32 - kTurn)); });
+  }
+  template <int kBits>
+  static DOREFA_INLINE Ints shift_right(const Ints& x) {
+    return each([&](int i) { return x.lane[i] >> kBits; });
+  }
+
   static DOREFA_INLINE Floats float_zero() { return Floats{}; }
   static DOREFA_INLINE Floats load_floats(const float* p) {
     Floats result;
@@ -111,6 +123,12 @@ struct Simd {
   }
   static DOREFA_INLINE Floats multiply(const Floats& a, const Floats& b) {
     return each_float([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
+  static DOREFA_INLINE Floats divide(const Floats& a, const Floats& b) {
+    return each_float([&](int i) { return a.lane[i] / b.lane[i]; });
+  }
+  static DOREFA_INLINE Floats subtract(const Floats& a, const Floats& b) {
+    return each_float([&](int i) { return a.lane[i] - b.lane[i]; });
   }
   static DOREFA_INLINE Floats add(const Floats& a, const Floats& b) {
     return each_float([&](int i) { return a.lane[i] + b.lane[i]; });
