@@ -39,7 +39,8 @@ types: $(VENV)/.test
 sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
-	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py tests/kernels/test_native_training.py
+	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py tests/kernels/test_native_training.py \
+	  tests/kernels/test_native_blocks.py
 
 $(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
 	mkdir -p $(SANITIZED)

@@ -29,10 +29,10 @@ HANDLERS = {
   "dorefa_input_gradient": "DorefaInputGradient",
   "dorefa_weight_gradient": "DorefaWeightGradient",
   "dorefa_float_gradient": "DorefaFloatGradient",
-  "dorefa_affine_pool": "DorefaAffinePool",
-  "dorefa_affine_pool_gradient": "DorefaAffinePoolGradient",
   "dorefa_block": "DorefaBlock",
   "dorefa_block_gradient": "DorefaBlockGradient",
+  "dorefa_image_block": "DorefaImageBlock",
+  "dorefa_image_block_gradient": "DorefaImageBlockGradient",
 }
 """{target of an FFI call: symbol of the library}."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dorefa_jax.kernels import cpu, winograd
 from dorefa_jax.kernels.packing import PANEL_CHANNELS, Format, padded_outputs
-from dorefa_jax.kernels.program import encode
+from dorefa_jax.kernels.program import Op, encode
 from dorefa_jax.kernels.training import Geometry
 
 
@@ -26,16 +26,69 @@ def image_conv(x: jax.Array, w: jax.Array, geometry: Geometry, *, path: str) -> 
   Returns:
     float32 [batch, *geometry.out_size, outputs]. An image that is not finite gives NaN.
   """
+  op, panels, params = _program(w, jnp.zeros(w.shape[3], jnp.float32), geometry)
+  return cpu.run(x, encode([op]), (panels, params), op.out_shape, path)
+
+
+def image_block(
+  x: jax.Array, w: jax.Array, bias: jax.Array, geometry: Geometry, bound: int, *, path: str
+) -> tuple[jax.Array, jax.Array]:
+  """A convolution in float32, max pooling in 2x2 windows side by side, and h.
+
+  Args:
+    x, w, geometry, path: as in `image_conv`.
+    bias: float32 [outputs], of the convolution.
+    bound: number of the bounding function in `dorefa_jax.quantizers.BOUND_KINDS`.
+
+  Returns:
+    float32 [batch, height / 2, width / 2, outputs], and for the gradient uint32 [windows, 5, words of 32 channels]:
+    which pixels of a window take it, and whether h turns its sign.
+  """
+  op, panels, params = _program(w, bias, geometry)
+  height, width, outputs = op.out_shape
+  pooled = x.shape[0], height // 2, width // 2
+  results = (
+    jax.ShapeDtypeStruct((*pooled, outputs), jnp.float32),
+    jax.ShapeDtypeStruct((int(np.prod(pooled)), 5, -(-outputs // 32)), jnp.uint32),
+  )
+  call = jax.ffi.ffi_call("dorefa_image_block", results, vmap_method="sequential")
+  spec = jnp.array([bound], jnp.int32)
+  out, winners = call(x, encode([op]), panels, params, spec, path=np.int64(cpu.path_index(path)))
+  return out, winners
+
+
+def image_block_gradient(
+  x: jax.Array, winners: jax.Array, g: jax.Array, geometry: Geometry, *, path: str
+) -> tuple[jax.Array, jax.Array]:
+  """The gradients of weights and bias of `image_block`.
+
+  Args:
+    x, geometry, path: as there.
+    winners: from there.
+    g: the result's gradient.
+
+  Returns:
+    float32 of `geometry.shape`, and [outputs].
+  """
   height, width, channels, outputs = geometry.shape
+  op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
+  result = jax.ShapeDtypeStruct((height * width * channels + 1, padded_outputs(outputs)), jnp.float32)
+  call = jax.ffi.ffi_call("dorefa_image_block_gradient", result, vmap_method="sequential")
+  sums = call(x, winners, g, encode([op]), path=np.int64(cpu.path_index(path)))[:, :outputs]
+  return sums[:-1].reshape(geometry.shape), sums[-1]
+
+
+def _program(w: jax.Array, bias: jax.Array, geometry: Geometry) -> tuple[Op, jax.Array, jax.Array]:
+  """The convolution, its weights in panels, and factors of one and a bias."""
+  _, width, _, outputs = geometry.shape
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
   rows = w.reshape(-1, outputs)
   if winograd.fits(width, geometry.strides[1], geometry.dilation[1], geometry.groups, op.out_shape[1]):
     op = dataclasses.replace(op, format=Format.WINOGRAD)
     points = jnp.asarray(winograd.weight_matrix(width), jnp.float32)
     rows = jnp.einsum("pj,hjco->hcpo", points, w, precision="highest").reshape(-1, outputs)
-  params = jnp.stack([jnp.ones(outputs, jnp.float32), jnp.zeros(outputs, jnp.float32)])
-  params = jnp.pad(params, ((0, 0), (0, padded_outputs(outputs) - outputs)))
-  return cpu.run(x, encode([op]), (_panels(rows), params), op.out_shape, path)
+  params = jnp.stack([jnp.ones(outputs, jnp.float32), bias])
+  return op, _panels(rows), jnp.pad(params, ((0, 0), (0, padded_outputs(outputs) - outputs)))
 
 
 def image_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry, *, path: str) -> jax.Array:

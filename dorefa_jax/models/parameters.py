@@ -28,6 +28,24 @@ class ConvKernel(nn.Module):
     return self.param("kernel", self.kernel_init, self.shape, jnp.float32), self.make_rng(GRADIENT_STREAM)
 
 
+class ConvParameters(nn.Module):
+  """The kernel and the bias of a `flax.linen.Conv`.
+
+  Attributes:
+    shape: [height, width, channels, outputs].
+    kernel_init: the kernel's initializer.
+  """
+
+  shape: tuple[int, ...]
+  kernel_init: nn.initializers.Initializer
+
+  @nn.compact
+  def __call__(self) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias."""
+    kernel = self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+    return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32)
+
+
 class BatchNormParameters(nn.Module):
   """The variables of a `flax.linen.BatchNorm` in training, around an operation that normalizes.
 

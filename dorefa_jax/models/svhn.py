@@ -10,19 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dorefa_jax.affine_pool import affine_pool_bound
 from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
 from dorefa_jax.conv_block import conv_block, fits
+from dorefa_jax.image_layers import image_block, image_block_fits
 from dorefa_jax.linen import Conv, Dense
-from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel
+from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel, ConvParameters
 from dorefa_jax.ops import GRADIENT_STREAM, Backend
 from dorefa_jax.quantizers import BoundKind, bound
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
 """The paper's names of the models, and their `width`."""
-
-MIN_FUSED_CHANNELS = 16
-"""Channels from which one pass over what follows a product is faster than XLA's several."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +130,10 @@ class SvhnConvNet(nn.Module):
         keep = 1.0 - self.dropout_rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
         x, scale = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
+      if is_first and self._is_one_image_block(x, features[0], bits, train=train):
+        shape = spec.kernel, spec.kernel, x.shape[3], features[0]
+        x = image_block(x, *ConvParameters(shape, INITIALIZER, name="conv0")(), kind=self.bound)
+        continue
       if not is_first and self._is_one_block(x, features[index], spec, bits, train=train):
         x = self._block(x, index, bits, scale)
         continue
@@ -147,10 +148,6 @@ class SvhnConvNet(nn.Module):
         name=f"conv{index}",
       )(x, bits=first_bits if is_first else bits)
       x = x * scale
-      if is_first and self._has_fused_pooling(x, bits, train=train):
-        one, zero = jnp.ones(x.shape[3], x.dtype), jnp.zeros(x.shape[3], x.dtype)
-        x = affine_pool_bound(x, one, zero, window=2, kind=self.bound)
-        continue
       if not is_first:
         x = nn.BatchNorm(use_running_average=not train, **BATCH_NORM, dtype=self.dtype, name=f"bn{index}")(x)
       if spec.pool:
@@ -188,12 +185,14 @@ class SvhnConvNet(nn.Module):
 
     return BatchNormParameters(features, BATCH_NORM["momentum"], name=f"bn{index}")(normalize)
 
-  def _has_fused_pooling(self, x: jax.Array, bits: BitWidths, *, train: bool) -> bool:
-    """Whether the first layer's pooling and h are one operation: in training on the kernels."""
+  def _is_one_image_block(self, x: jax.Array, features: int, bits: BitWidths, *, train: bool) -> bool:
+    """Whether the first convolution, of floats, and what follows it are one operation: in training on the kernels."""
     is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
-    is_trained_on_kernels = train and self.backend == "integer" and x.dtype == jnp.float32
-    is_even = x.shape[1] % 2 == x.shape[2] % 2 == 0
-    return is_trained_on_kernels and is_quantized and is_even and x.shape[3] >= MIN_FUSED_CHANNELS
+    is_trained_on_kernels = train and self.backend == "integer" and self.dtype is None
+    if not (is_trained_on_kernels and is_quantized) or self.quantize_first:
+      return False
+    spec = CONVOLUTIONS[0]
+    return image_block_fits(x, (spec.kernel, spec.kernel, x.shape[3], features))
 
 
 def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:

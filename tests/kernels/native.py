@@ -170,23 +170,70 @@ def float_gradient(images, gradients, op, path, threads=1):
   return sums
 
 
-def affine_pool(y, factor, offset, window, bound, path, g=None, threads=1):
-  """The result, or the gradients of y, factor and offset where `g` is given."""
-  images, height, width, channels = y.shape
-  out = np.full(y.shape if g is not None else (images, height // window, width // window, channels), 7e7, np.float32)
-  sums = np.full((2, channels), 7e7, np.float32)
-  spec = np.array([height, width, channels, window, bound], np.int64)
-  arrays = [np.ascontiguousarray(array, np.float32) for array in (y, factor, offset)]
-  given = None if g is None else np.ascontiguousarray(g, np.float32)
-  library().dorefa_affine_pool_arrays(
+def block(x, op, weights, params, norm, epsilon, window, bound, planes, path, given=None, threads=1):
+  """(planes, statistics, result); or, where (planes, statistics, g, key, bits) are given, (codes, scales, dnorm)."""
+  height, width, channels = op.out_shape
+  pixels = op.height * op.width
+  if given is None:
+    x = np.ascontiguousarray(x, np.float32)
+    images, g, key, bits = len(x), None, np.zeros(2, np.uint32), 1
+    kept = np.full((images * pixels, planes, -(-op.channels // 32)), 0xEEEEEEEE, np.uint32)
+    statistics = np.full((2, channels), 7e7, np.float32)
+  else:
+    kept, statistics, g, key, bits = given
+    images, x, g, key = len(g), np.zeros(0, np.float32), np.ascontiguousarray(g, np.float32), np.array(key, np.uint32)
+  out = np.full((images, height // window, width // window, channels), 7e7, np.float32)
+  codes, scales = np.full((images, height, width, channels), 0xEE, np.uint8), np.full(images, 7e7, np.float32)
+  norm, dnorm = np.ascontiguousarray(norm, np.float32), np.full((2, channels), 7e7, np.float32)
+  words, spec = encode([op]), np.array([window, bound, planes], np.int64)
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_block_arrays(
     *map(ctypes.c_int64, (paths()[path], threads)),
-    *map(_pointer, arrays),
+    _pointer(x),
     ctypes.c_int64(images),
-    _pointer(spec),
-    None if given is None else _pointer(given),
-    *map(_pointer, (out, sums[0], sums[1])),
+    _pointer(words),
+    *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
+    _pointer(norm),
+    ctypes.c_float(epsilon),
+    *map(_pointer, (spec, kept, statistics, out)),
+    None if g is None else _pointer(g),
+    _pointer(key),
+    ctypes.c_int64(bits),
+    *map(_pointer, (codes, scales, dnorm)),
+    message,
+    ctypes.c_int64(len(message)),
   )
-  return out if g is None else (out, *sums)
+  if failed:
+    raise ValueError(message.value.decode())
+  return (kept, statistics, out) if g is None else (codes, scales, dnorm)
+
+
+def image_block(x, op, weights, params, bound, path, given=None, threads=1):
+  """(result, winners); or, where (winners, g) are given, [taps * channels + 1, padded outputs]."""
+  height, width, channels = op.out_shape
+  x = np.ascontiguousarray(x, np.float32)
+  out = np.full((len(x), height // 2, width // 2, channels), 7e7, np.float32)
+  winners = np.full((out[..., 0].size, 5, -(-channels // 32)), 0xEEEEEEEE, np.uint32)
+  winners, g = (winners, None) if given is None else given
+  sums = np.full((op.kernel[0] * op.kernel[1] * op.channels + 1, -(-channels // 16) * 16), 7e7, np.float32)
+  words = encode([op])
+  message = ctypes.create_string_buffer(400)
+  failed = library().dorefa_image_block_arrays(
+    *map(ctypes.c_int64, (paths()[path], threads)),
+    _pointer(x),
+    ctypes.c_int64(len(x)),
+    _pointer(words),
+    *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
+    ctypes.c_int64(bound),
+    *map(_pointer, (out, winners)),
+    None if g is None else _pointer(g),
+    _pointer(sums),
+    message,
+    ctypes.c_int64(len(message)),
+  )
+  if failed:
+    raise ValueError(message.value.decode())
+  return (out, winners) if g is None else sums
 
 
 def conv_op(x, codes, format, bits, groups=1, **geometry):

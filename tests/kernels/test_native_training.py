@@ -178,30 +178,6 @@ def test_gradients_that_are_not_finite_have_the_scale_nan(path, bad):
   assert np.isnan(native.quantize_gradients(g, [1, 2], 4, path)[1]).tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("path", PATHS)
-@given(
-  rows=sizes, columns=sizes, channels=st.integers(1, 40), window=st.integers(1, 2), images=st.sampled_from([1, 17]),
-  bound=st.integers(0, 2),
-)  # fmt: skip
-def test_normalization_pooling_and_bounding(path, rows, columns, channels, window, images, bound):
-  rng = np.random.default_rng(0)
-  y = rng.integers(-4, 5, (images, rows * window, columns * window, channels)) / 2
-  factor, offset = rng.integers(-2, 3, (2, channels)) / 2
-  z = (y * factor + offset).reshape(images, rows, window, columns, window, channels)
-  largest = z.max((2, 4))
-  want = [np.clip(largest, 0, 1), np.clip(np.abs(largest), 0, 1), np.maximum(largest, 0)][bound]
-  np.testing.assert_array_equal(native.affine_pool(y, factor, offset, window, bound, path, threads=2), want)
-  slope = [(largest >= 0) & (largest <= 1), np.sign(largest) * (np.abs(largest) <= 1), largest > 0][bound]
-  g = rng.integers(-3, 4, want.shape)
-  is_largest = z == largest[:, :, None, :, None]
-  dz = is_largest / is_largest.sum((2, 4), keepdims=True) * (g * slope)[:, :, None, :, None]
-  dz = dz.reshape(y.shape)
-  got = [native.affine_pool(y, factor, offset, window, bound, path, g, threads) for threads in (1, 3)]
-  for one, other, expected in zip(*got, (dz * factor, (dz * y).sum((0, 1, 2)), dz.sum((0, 1, 2))), strict=True):
-    np.testing.assert_array_equal(one, other)
-    np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-4)
-
-
 def test_what_is_no_gradient_is_refused():
   op = Geometry((5, 5), (3, 3, 4, 8)).op()
   planes, codes, scales = np.zeros((25, 3, 1), np.uint32), np.zeros((1, 3, 3, 8), np.uint8), np.ones(1, np.float32)

@@ -44,50 +44,51 @@ void affine_pool_as(const AffinePool& p, const float* image, float* out) {
   }
 }
 
-// Equal maxima share the gradient, dz. The gradient of an element y is `factor dz + slope y + intercept`; of factors
-// and offsets, sums over positions. What is null is not wanted.
-template <Bound kBound, int kPixels, bool kHasSums, bool kHasLine>
-void affine_pool_gradient_as(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                             float* dy, float* dfactor, float* doffset) {
+// Where to put the gradients of one image: sums over positions for factors and offsets, or, once they are known, the
+// gradients of elements.
+struct AffinePoolSums {
+  float *factor, *offset;
+};
+struct AffinePoolElements {
+  GradientLine line;
+  float* dy;
+};
+
+// Equal maxima share the gradient, dz. That of an element y is `factor dz + slope y + intercept`.
+template <Bound kBound, int kPixels, class Out>
+void affine_pool_gradient_as(const AffinePool& p, const float* image, const float* g, const Out& out) {
   const float* pixels[kPixels];
-  float* gradients[kPixels];
   const float *factor = p.factor, *offset = p.offset;
   for (int64_t y = 0; y < p.height / p.window; ++y) {
     for (int64_t x = 0; x < p.width / p.window; ++x, g += p.channels) {
       find_pixels(p, image, y, x, pixels);
-      for (int i = 0; i < kPixels; ++i) gradients[i] = dy ? dy + (pixels[i] - image) : nullptr;
-      const auto each_channel = [&](auto has_gradients) {
-        DOREFA_INDEPENDENT
-        for (int64_t c = 0; c < p.channels; ++c) {
-          float z[kPixels];
-          DOREFA_UNROLL
-          for (int i = 0; i < kPixels; ++i) z[i] = pixels[i][c] * factor[c] + offset[c];
-          float largest = z[0], count = 0;
-          for (int i = 1; i < kPixels; ++i) largest = z[i] > largest ? z[i] : largest;
-          for (int i = 0; i < kPixels; ++i) count += z[i] == largest ? 1.0f : 0.0f;
-          const float share = g[c] * bound_gradient(largest, kBound) / (count == 0 ? 1.0f : count);
-          float products = 0, total = 0;
-          for (int i = 0; i < kPixels; ++i) {
-            const float dz = z[i] == largest ? share : 0.0f;
-            if constexpr (has_gradients) {
-              gradients[i][c] = dz * factor[c];
-              if constexpr (kHasLine) gradients[i][c] += pixels[i][c] * line.slope[c] + line.intercept[c];
-            }
-            if constexpr (kHasSums) {
-              products += dz * pixels[i][c];
-              total += dz;
-            }
-          }
-          if constexpr (kHasSums) {
-            dfactor[c] += products;
-            doffset[c] += total;
+      float* gradients[kPixels] = {};
+      if constexpr (std::is_same_v<Out, AffinePoolElements>) {
+        for (int i = 0; i < kPixels; ++i) gradients[i] = out.dy + (pixels[i] - image);
+      }
+      DOREFA_INDEPENDENT
+      for (int64_t c = 0; c < p.channels; ++c) {
+        float z[kPixels];
+        DOREFA_UNROLL
+        for (int i = 0; i < kPixels; ++i) z[i] = pixels[i][c] * factor[c] + offset[c];
+        float largest = z[0], count = 0;
+        for (int i = 1; i < kPixels; ++i) largest = z[i] > largest ? z[i] : largest;
+        for (int i = 0; i < kPixels; ++i) count += z[i] == largest ? 1.0f : 0.0f;
+        const float share = g[c] * bound_gradient(largest, kBound) / (count == 0 ? 1.0f : count);
+        float products = 0, total = 0;
+        for (int i = 0; i < kPixels; ++i) {
+          const float dz = z[i] == largest ? share : 0.0f;
+          if constexpr (std::is_same_v<Out, AffinePoolElements>) {
+            gradients[i][c] = dz * factor[c] + (pixels[i][c] * out.line.slope[c] + out.line.intercept[c]);
+          } else {
+            products += dz * pixels[i][c];
+            total += dz;
           }
         }
-      };
-      if (dy) {
-        each_channel(std::true_type());
-      } else {
-        each_channel(std::false_type());
+        if constexpr (std::is_same_v<Out, AffinePoolSums>) {
+          out.factor[c] += products;
+          out.offset[c] += total;
+        }
       }
     }
   }
@@ -98,19 +99,19 @@ void affine_pool_of(const AffinePool& p, const float* image, float* out) {
   return p.window == 1 ? affine_pool_as<kBound, 1>(p, image, out) : affine_pool_as<kBound, 4>(p, image, out);
 }
 
-template <Bound kBound, bool kHasSums, bool kHasLine>
-void affine_pool_gradient_of(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                             float* dy, float* dfactor, float* doffset) {
-  const auto run = p.window == 1 ? affine_pool_gradient_as<kBound, 1, kHasSums, kHasLine>
-                                 : affine_pool_gradient_as<kBound, 4, kHasSums, kHasLine>;
-  run(p, image, g, line, dy, dfactor, doffset);
+template <Bound kBound, class Out>
+void affine_pool_gradient_of(const AffinePool& p, const float* image, const float* g, const Out& out) {
+  if (p.window == 1) return affine_pool_gradient_as<kBound, 1>(p, image, g, out);
+  affine_pool_gradient_as<kBound, 4>(p, image, g, out);
 }
 
-template <Bound kBound>
-void affine_pool_gradient_bounded(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                                  float* dy, float* dfactor, float* doffset) {
-  if (line.slope) return affine_pool_gradient_of<kBound, false, true>(p, image, g, line, dy, dfactor, doffset);
-  affine_pool_gradient_of<kBound, true, false>(p, image, g, line, dy, dfactor, doffset);
+template <class Out>
+void affine_pool_gradient_any(const AffinePool& p, const float* image, const float* g, const Out& out) {
+  switch (p.bound) {
+    case Bound::kClip: return affine_pool_gradient_of<Bound::kClip>(p, image, g, out);
+    case Bound::kAbsClip: return affine_pool_gradient_of<Bound::kAbsClip>(p, image, g, out);
+    case Bound::kRelu: return affine_pool_gradient_of<Bound::kRelu>(p, image, g, out);
+  }
 }
 
 // One image.
@@ -122,15 +123,15 @@ void affine_pool(const AffinePool& p, const float* image, float* out) {
   }
 }
 
-// One image. Without a line, the gradients of factors and offsets are added, and `dy` may be null; with one, dy alone
-// is computed.
-void affine_pool_gradient(const AffinePool& p, const float* image, const float* g, const GradientLine& line, float* dy,
-                          float* dfactor, float* doffset) {
-  switch (p.bound) {
-    case Bound::kClip: return affine_pool_gradient_bounded<Bound::kClip>(p, image, g, line, dy, dfactor, doffset);
-    case Bound::kAbsClip: return affine_pool_gradient_bounded<Bound::kAbsClip>(p, image, g, line, dy, dfactor, doffset);
-    case Bound::kRelu: return affine_pool_gradient_bounded<Bound::kRelu>(p, image, g, line, dy, dfactor, doffset);
-  }
+// Adds one image's gradients of factors and offsets.
+void add_affine_pool_sums(const AffinePool& p, const float* image, const float* g, float* dfactor, float* doffset) {
+  affine_pool_gradient_any(p, image, g, AffinePoolSums{dfactor, doffset});
+}
+
+// The gradients of one image's elements.
+void affine_pool_gradient(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
+                          float* dy) {
+  affine_pool_gradient_any(p, image, g, AffinePoolElements{line, dy});
 }
 
 // Adds the sums, and the sums of squares, of each channel of an image.

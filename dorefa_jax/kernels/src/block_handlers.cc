@@ -1,9 +1,11 @@
 // Blocks at the boundary to XLA: buffers are checked here, and errors become Python exceptions.
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "block_pass.h"
 #include "checks.h"
+#include "training.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -97,8 +99,92 @@ ffi::Error block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> pl
   return ffi::Error::Success();
 }
 
+// Whether winners and a result are of the pooled result of a convolution of some images; its windows must be whole.
+std::string check_pooled(const Step& step, int64_t images, ffi::Span<const int64_t> winners, int64_t pooled_size) {
+  if (step.out_height % 2 || step.out_width % 2) return "windows of 2x2 do not divide the image";
+  const int64_t windows = images * (step.out_height / 2) * (step.out_width / 2);
+  if (winners.size() != 3 || winners[0] != windows || winners[1] != kWinnerPlanes ||
+      winners[2] != ceil_div(step.op.outputs, 32) || pooled_size != windows * step.op.outputs) {
+    return "winners, [windows, 5, words of 32 channels], and the result of " + std::to_string(images) +
+           " images do not fit";
+  }
+  return "";
+}
+
+// spec: {bound}.
+ffi::Error image_block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
+                               ffi::Buffer<ffi::F32> weights, ffi::Buffer<ffi::F32> params, ffi::Buffer<ffi::S32> spec,
+                               ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::U32> winners, int64_t path) {
+  if (!has_path(path)) return no_path(path);
+  if (words.element_count() != kOpWords || spec.element_count() != 1 || x.dimensions().size() == 0) {
+    return invalid("an image block has one op, one bound, and a batch axis");
+  }
+  const std::vector<Array> arrays = {{weights.typed_data(), static_cast<int64_t>(weights.element_count())},
+                                     {params.typed_data(), static_cast<int64_t>(params.element_count())}};
+  Program program;
+  std::string error = build_program(words.typed_data(), words.element_count(), arrays, &program);
+  if (!error.empty()) return invalid(error);
+  const int64_t bound = spec.typed_data()[0], images = x.dimensions()[0];
+  if (bound < 0 || bound > 2) return invalid("there are 3 bounds, got " + std::to_string(bound));
+  if (!is_float(program.steps[0].op.format) || program.steps[0].op.output != Output::kFloats) {
+    return invalid("an image block is of floats");
+  }
+  if (static_cast<int64_t>(x.element_count()) != images * program.in_size) return invalid("images of another size");
+  error = check_pooled(program.steps[0], images, winners->dimensions(), out->element_count());
+  if (!error.empty()) return invalid(error);
+  image_block(paths()[path], program, static_cast<Bound>(bound), x.typed_data(), images, out->typed_data(),
+              winners->typed_data(), pool.num_threads(), schedule_on(pool));
+  return ffi::Error::Success();
+}
+
+// sums: [taps * channels + 1, padded outputs], the last row of the bias.
+ffi::Error image_block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U32> winners,
+                                        ffi::Buffer<ffi::F32> g, ffi::Buffer<ffi::S32> words,
+                                        ffi::ResultBuffer<ffi::F32> sums, int64_t path) {
+  if (!has_path(path)) return no_path(path);
+  if (words.element_count() != kOpWords || x.dimensions().size() == 0) {
+    return invalid("an image block has one op, and a batch axis");
+  }
+  Op op;
+  std::memcpy(&op, words.typed_data(), sizeof op);
+  Step step{};
+  std::string error = build_float_gradient(op, &step);
+  const int64_t images = x.dimensions()[0];
+  if (error.empty()) error = check_pooled(step, images, winners.dimensions(), g.element_count());
+  if (!error.empty()) return invalid(error);
+  if (static_cast<int64_t>(x.element_count()) != images * op.height * op.width * op.channels ||
+      static_cast<int64_t>(sums->element_count()) != (step.taps() * op.channels + 1) * step.padded_outputs()) {
+    return invalid("images and sums of " + std::to_string(images) + " examples do not fit");
+  }
+  image_block_gradient(paths()[path], step, x.typed_data(), winners.typed_data(), g.typed_data(), images,
+                       sums->typed_data(), pool.num_threads(), schedule_on(pool));
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace dorefa
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaImageBlock, DOREFA_GUARDED(dorefa::image_block_checked),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
+                                  .Attr<int64_t>("path"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaImageBlockGradient, DOREFA_GUARDED(dorefa::image_block_gradient_checked),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("path"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlock, DOREFA_GUARDED(dorefa::block_checked),
                               ffi::Ffi::Bind()

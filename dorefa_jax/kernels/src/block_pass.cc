@@ -129,8 +129,7 @@ void block_gradient(const Path& path, const BlockPass& block, const uint32_t* pl
   convolve(
       path, block, planes, images, y.floats(), threads, schedule, [](int64_t) {},
       [&](int64_t i) {
-        path.affine_pool_gradient(pool, y.floats() + i * size, g + i * block.out_size(), {}, nullptr, sums.first(i),
-                                  sums.second(i));
+        path.add_affine_pool_sums(pool, y.floats() + i * size, g + i * block.out_size(), sums.first(i), sums.second(i));
       });
   // With dz the gradient of what is normalized: dy = factor (dz - mean(dz) - z mean(dz z)), z = (y - mean) / deviation.
   const double count = static_cast<double>(images) * block.pixels();
@@ -148,7 +147,7 @@ void block_gradient(const Path& path, const BlockPass& block, const uint32_t* pl
   for_each_part(images, threads, schedule, [&] {
     auto* dy = static_cast<float*>(thread_scratch(size * sizeof(float)));
     return [&, dy](int64_t i) {
-      path.affine_pool_gradient(pool, y.floats() + i * size, g + i * block.out_size(), rest, dy, nullptr, nullptr);
+      path.affine_pool_gradient(pool, y.floats() + i * size, g + i * block.out_size(), rest, dy);
       scales[i] = path.quantize_gradients(dy, size, i * size, key, bits, codes + i * size);
     };
   });

@@ -23,6 +23,7 @@ namespace avx2 {
 #include "weight_gradient.h"
 #include "float_gradient.h"
 #include "affine_pool.h"
+#include "image_pool.h"
 }  // namespace avx2
 }  // namespace dorefa
 

@@ -25,6 +25,7 @@ namespace avx512 {
 #include "weight_gradient.h"
 #include "float_gradient.h"
 #include "affine_pool.h"
+#include "image_pool.h"
 }  // namespace avx512
 }  // namespace dorefa
 

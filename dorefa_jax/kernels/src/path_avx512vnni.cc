@@ -23,6 +23,7 @@ namespace avx512vnni {
 #include "weight_gradient.h"
 #include "float_gradient.h"
 #include "affine_pool.h"
+#include "image_pool.h"
 }  // namespace avx512vnni
 }  // namespace dorefa
 

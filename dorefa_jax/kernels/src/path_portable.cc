@@ -14,5 +14,6 @@ namespace portable {
 #include "weight_gradient.h"
 #include "float_gradient.h"
 #include "affine_pool.h"
+#include "image_pool.h"
 }  // namespace portable
 }  // namespace dorefa

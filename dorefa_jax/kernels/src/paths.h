@@ -49,6 +49,8 @@ struct GradientScratch {
 // The bounding functions h.
 enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2 };
 
+constexpr int kWinnerPlanes = 5;  // of image_pool.h
+
 // A normalization with known factors, a max pooling in windows side by side, and h, of one image.
 struct AffinePool {
   int64_t height, width, channels;
@@ -57,9 +59,9 @@ struct AffinePool {
   const float *factor, *offset;  // of each channel
 };
 
-// What the gradient of a batch's statistics adds to that of an element y, slope y + intercept, of each channel; or null.
+// What the gradient of a batch's statistics adds to that of an element y, slope y + intercept, of each channel.
 struct GradientLine {
-  const float *slope = nullptr, *intercept = nullptr;
+  const float *slope, *intercept;
 };
 
 struct Path {
@@ -79,8 +81,12 @@ struct Path {
                              const float** rows, float** out, float* sums);
   // See affine_pool.h.
   void (*affine_pool)(const AffinePool& p, const float* image, float* out);
+  void (*add_affine_pool_sums)(const AffinePool& p, const float* image, const float* g, float* dfactor, float* doffset);
   void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                               float* dy, float* dfactor, float* doffset);
+                               float* dy);
+  // See image_pool.h.
+  void (*pool_windows)(const AffinePool& p, const float* image, float* out, uint32_t* winners);
+  void (*spread_windows)(const AffinePool& p, const uint32_t* winners, const float* g, float* dy, float* totals);
   void (*add_moments)(const float* image, int64_t pixels, int64_t channels, float* sums, float* squares);
 };
 

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "block_pass.h"
 #include "paths.h"
 #include "program.h"
 #include "run.h"
@@ -139,14 +140,54 @@ int dorefa_float_gradient_arrays(int64_t path, int64_t threads, const float* ima
   return report(error, message, room);
 }
 
-// spec: height, width, channels, window, bound; forward where `g` is null.
-void dorefa_affine_pool_arrays(int64_t path, int64_t threads, const float* y, const float* factor, const float* offset,
-                               int64_t images, const int64_t* spec, const float* g, float* out, float* dfactor,
-                               float* doffset) {
-  const AffinePool p{spec[0], spec[1], spec[2], spec[3], static_cast<Bound>(spec[4]), factor, offset};
-  Threads pool;
-  if (g == nullptr) return affine_pool(paths()[path], p, y, images, out, threads, pool.schedule());
-  affine_pool_gradient(paths()[path], p, y, g, images, out, dfactor, doffset, threads, pool.schedule());
+// The functions of block_pass.h: spec is window, bound and planes; statistics are mean and variance, norm scale and bias.
+// Forward where `g` is null.
+int dorefa_block_arrays(int64_t path, int64_t threads, const float* x, int64_t images, const int32_t* words,
+                        const uint32_t* weights, int64_t weights_size, const float* params, int64_t params_size,
+                        const float* norm, float epsilon, const int64_t* spec, uint32_t* planes, float* statistics,
+                        float* out, const float* g, const uint32_t* key, int64_t bits, uint8_t* codes, float* scales,
+                        float* dnorm, char* message, int64_t room) {
+  BlockPass block;
+  std::string error =
+      build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &block.program);
+  block.window = spec[0];
+  block.bound = static_cast<Bound>(spec[1]);
+  block.epsilon = epsilon;
+  if (error.empty()) error = build_block(spec[2], &block);
+  if (error.empty()) {
+    Threads pool;
+    const int64_t channels = block.channels();
+    block.scale = norm;
+    block.bias = norm + channels;
+    if (g == nullptr) {
+      block_forward(paths()[path], block, x, images, planes, statistics, statistics + channels, out, threads,
+                    pool.schedule());
+    } else {
+      block_gradient(paths()[path], block, planes, statistics, statistics + channels, g, images, key, bits, codes,
+                     scales, dnorm, dnorm + channels, threads, pool.schedule());
+    }
+  }
+  return report(error, message, room);
+}
+
+// The functions of training.h on blocks of images: forward where `g` is null.
+int dorefa_image_block_arrays(int64_t path, int64_t threads, const float* x, int64_t images, const int32_t* words,
+                              const float* weights, int64_t weights_size, const float* params, int64_t params_size,
+                              int64_t bound, float* out, uint32_t* winners, const float* g, float* sums, char* message,
+                              int64_t room) {
+  Program program;
+  const std::string error =
+      build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
+  if (error.empty()) {
+    Threads pool;
+    if (g == nullptr) {
+      image_block(paths()[path], program, static_cast<Bound>(bound), x, images, out, winners, threads,
+                  pool.schedule());
+    } else {
+      image_block_gradient(paths()[path], program.steps[0], x, winners, g, images, sums, threads, pool.schedule());
+    }
+  }
+  return report(error, message, room);
 }
 
 }  // extern "C"

@@ -69,6 +69,13 @@ struct Simd {
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+  static DOREFA_INLINE Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+  // The lanes whose bit is set, zero elsewhere.
+  static DOREFA_INLINE Floats select(uint32_t bits, Floats x) {
+    const Ints lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const Ints is_set = _mm256_cmpeq_epi32(_mm256_and_si256(broadcast(bits), lane), lane);
+    return _mm256_and_ps(_mm256_castsi256_ps(is_set), x);
+  }
   static DOREFA_INLINE Floats divide(Floats a, Floats b) { return _mm256_div_ps(a, b); }
   static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static DOREFA_INLINE Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }

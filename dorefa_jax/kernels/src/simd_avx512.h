@@ -60,6 +60,11 @@ struct Simd {
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm512_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static DOREFA_INLINE Floats smaller(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+  // The lanes whose bit is set, zero elsewhere.
+  static DOREFA_INLINE Floats select(uint32_t bits, Floats x) {
+    return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), x);
+  }
   static DOREFA_INLINE Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
   static DOREFA_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static DOREFA_INLINE Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }

@@ -124,6 +124,13 @@ struct Simd {
   static DOREFA_INLINE Floats multiply(const Floats& a, const Floats& b) {
     return each_float([&](int i) { return a.lane[i] * b.lane[i]; });
   }
+  static DOREFA_INLINE Floats smaller(const Floats& a, const Floats& b) {
+    return each_float([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+  }
+  // The lanes whose bit is set, zero elsewhere.
+  static DOREFA_INLINE Floats select(uint32_t bits, const Floats& x) {
+    return each_float([&](int i) { return bits >> i & 1 ? x.lane[i] : 0.0f; });
+  }
   static DOREFA_INLINE Floats divide(const Floats& a, const Floats& b) {
     return each_float([&](int i) { return a.lane[i] / b.lane[i]; });
   }

@@ -1,7 +1,10 @@
 #include "training.h"
 
+#include "run.h"
+
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <vector>
 
 namespace dorefa {
@@ -183,29 +186,50 @@ void float_gradient(const Path& path, const Step& step, const float* images, con
   });
 }
 
-void affine_pool(const Path& path, const AffinePool& p, const float* y, int64_t images, float* out, int64_t threads,
-                 const Schedule& schedule) {
-  const int64_t size = p.height * p.width * p.channels, out_size = size / (p.window * p.window);
-  for_each_part(ceil_div(images, kExamples), threads, schedule, [&] {
-    return [&](int64_t part) {
-      for (int64_t i = part * kExamples; i < std::min(images, (part + 1) * kExamples); ++i) {
-        path.affine_pool(p, y + i * size, out + i * out_size);
-      }
+namespace {
+
+// The pooling of a convolution's result.
+AffinePool pool_of(const Step& step, Bound bound) {
+  return {step.out_height, step.out_width, step.op.outputs, 2, bound, nullptr, nullptr};
+}
+
+int64_t winner_words(const Step& step) {
+  return step.out_height / 2 * (step.out_width / 2) * kWinnerPlanes * ceil_div(step.op.outputs, 32);
+}
+
+}  // namespace
+
+void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,
+                 uint32_t* winners, int64_t threads, const Schedule& schedule) {
+  const Step& step = program.steps[0];
+  const AffinePool pool = pool_of(step, bound);
+  const int64_t size = program.out_size, words = winner_words(step);
+  for_each_part(images, threads, schedule, [&] {
+    const Buffers buffers = lay_out(program, 1);
+    const auto y = std::make_shared<SharedScratch>(size * int64_t{sizeof(float)});
+    return [&, buffers, y](int64_t i) {
+      path.run_block(program, buffers, x + i * program.in_size, 0, 1, y->floats());
+      path.pool_windows(pool, y->floats(), out + i * size / 4, winners + i * words);
     };
   });
 }
 
-void affine_pool_gradient(const Path& path, const AffinePool& p, const float* y, const float* g, int64_t images,
-                          float* dy, float* dfactor, float* doffset, int64_t threads, const Schedule& schedule) {
-  const int64_t size = p.height * p.width * p.channels, out_size = size / (p.window * p.window);
-  std::vector<float> sums(2 * p.channels);
-  sum_examples(images, 2 * p.channels, sums.data(), threads, schedule, [&] {
-    return [&](int64_t i, float* out) {
-      path.affine_pool_gradient(p, y + i * size, g + i * out_size, {}, dy + i * size, out, out + p.channels);
+void image_block_gradient(const Path& path, const Step& step, const float* x, const uint32_t* winners, const float* g,
+                          int64_t examples, float* sums, int64_t threads, const Schedule& schedule) {
+  const int64_t rows = step.taps() * step.op.channels, pointers = rows * int64_t{sizeof(void*)};
+  const int64_t lanes = step.padded_outputs(), image_size = int64_t{step.op.height} * step.op.width * step.op.channels;
+  const int64_t size = step.out_height * step.out_width * step.op.outputs, words = winner_words(step);
+  const AffinePool pool = pool_of(step, Bound::kClip);  // which bound it was, winners know
+  sum_examples(examples, (rows + 1) * lanes, sums, threads, schedule, [&] {
+    const auto parts = scratch_parts({step.image_words * 4, step.out_width * lanes * 4, pointers, pointers, size * 4});
+    return [&, parts](int64_t i, float* out) {
+      auto* dy = reinterpret_cast<float*>(parts[4]);
+      path.spread_windows(pool, winners + i * words, g + i * size / 4, dy, out + rows * lanes);
+      path.add_float_gradient(step, x + i * image_size, dy, reinterpret_cast<float*>(parts[0]),
+                              reinterpret_cast<float*>(parts[1]), reinterpret_cast<const float**>(parts[2]),
+                              reinterpret_cast<float**>(parts[3]), out);
     };
   });
-  std::copy_n(sums.data(), p.channels, dfactor);
-  std::copy_n(sums.data() + p.channels, p.channels, doffset);
 }
 
 }  // namespace dorefa

@@ -36,11 +36,14 @@ std::string build_float_gradient(const Op& op, Step* step);
 void float_gradient(const Path& path, const Step& step, const float* images, const float* gradients, int64_t examples,
                     float* sums, int64_t threads, const Schedule& schedule);
 
-// Over images; the gradients of factors and offsets are summed over them.
-void affine_pool(const Path& path, const AffinePool& p, const float* y, int64_t images, float* out, int64_t threads,
-                 const Schedule& schedule);
-void affine_pool_gradient(const Path& path, const AffinePool& p, const float* y, const float* g, int64_t images,
-                          float* dy, float* dfactor, float* doffset, int64_t threads, const Schedule& schedule);
+// A convolution of float images, max pooling in 2x2 windows, and h: `program` is of one convolution to floats. Winners
+// are as image_pool.h says, of each image in turn.
+void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,
+                 uint32_t* winners, int64_t threads, const Schedule& schedule);
+
+// Its gradient: sums[tap][channel][padded outputs] of the weights, and then totals[padded outputs] of the bias.
+void image_block_gradient(const Path& path, const Step& step, const float* x, const uint32_t* winners, const float* g,
+                          int64_t examples, float* sums, int64_t threads, const Schedule& schedule);
 
 }  // namespace dorefa
 

@@ -142,77 +142,8 @@ ffi::Error float_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> im
   return ffi::Error::Success();
 }
 
-// y: [images, height, width, channels]; spec: {window, bound}. Returns an empty string, or what is wrong.
-std::string build_affine_pool(ffi::Buffer<ffi::F32> y, ffi::Buffer<ffi::F32> factor, ffi::Buffer<ffi::F32> offset,
-                              ffi::Buffer<ffi::S32> spec, int64_t pooled_size, AffinePool* p) {
-  const auto shape = y.dimensions();
-  if (shape.size() != 4 || spec.element_count() != 2) return "what is pooled is [images, height, width, channels]";
-  const int64_t window = spec.typed_data()[0], bound = spec.typed_data()[1];
-  if (window < 1 || window > 2 || bound < 0 || bound > 2) return "a window is 1 or 2, and there are 3 bounds";
-  if (shape[1] % window || shape[2] % window) return "the window does not divide the image";
-  if (static_cast<int64_t>(factor.element_count()) != shape[3] || factor.element_count() != offset.element_count()) {
-    return "there must be a factor and an offset for each channel";
-  }
-  if (pooled_size * window * window != static_cast<int64_t>(y.element_count())) return "the pooled array does not fit";
-  *p = {shape[1], shape[2], shape[3], window, static_cast<Bound>(bound), factor.typed_data(), offset.typed_data()};
-  return "";
-}
-
-ffi::Error affine_pool_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> y, ffi::Buffer<ffi::F32> factor,
-                               ffi::Buffer<ffi::F32> offset, ffi::Buffer<ffi::S32> spec,
-                               ffi::ResultBuffer<ffi::F32> out, int64_t path) {
-  if (!has_path(path)) return no_path(path);
-  AffinePool p;
-  const std::string error = build_affine_pool(y, factor, offset, spec, out->element_count(), &p);
-  if (!error.empty()) return invalid(error);
-  affine_pool(paths()[path], p, y.typed_data(), y.dimensions()[0], out->typed_data(), pool.num_threads(),
-              schedule_on(pool));
-  return ffi::Error::Success();
-}
-
-ffi::Error affine_pool_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> y, ffi::Buffer<ffi::F32> factor,
-                                        ffi::Buffer<ffi::F32> offset, ffi::Buffer<ffi::S32> spec,
-                                        ffi::Buffer<ffi::F32> g, ffi::ResultBuffer<ffi::F32> dy,
-                                        ffi::ResultBuffer<ffi::F32> dfactor, ffi::ResultBuffer<ffi::F32> doffset,
-                                        int64_t path) {
-  if (!has_path(path)) return no_path(path);
-  AffinePool p;
-  const std::string error = build_affine_pool(y, factor, offset, spec, g.element_count(), &p);
-  if (!error.empty()) return invalid(error);
-  if (dy->element_count() != y.element_count() || dfactor->element_count() != factor.element_count() ||
-      doffset->element_count() != offset.element_count()) {
-    return invalid("gradients have the shapes of what they are of");
-  }
-  affine_pool_gradient(paths()[path], p, y.typed_data(), g.typed_data(), y.dimensions()[0], dy->typed_data(),
-                       dfactor->typed_data(), doffset->typed_data(), pool.num_threads(), schedule_on(pool));
-  return ffi::Error::Success();
-}
-
 }  // namespace
 }  // namespace dorefa
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaAffinePool, DOREFA_GUARDED(dorefa::affine_pool_checked),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("path"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaAffinePoolGradient, DOREFA_GUARDED(dorefa::affine_pool_gradient_checked),
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Arg<ffi::Buffer<ffi::S32>>()
-                                  .Arg<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("path"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaFloatGradient, DOREFA_GUARDED(dorefa::float_gradient_checked),
                               ffi::Ffi::Bind()

@@ -1,0 +1,105 @@
+// h(max over 2x2 windows), which keeps a few bits of each window for the gradient. Included once for each path, after
+// its Simd. Winners are [window][plane][word of 32 channels]: a plane for each pixel of a window, set where the pixel
+// takes the gradient, and one that is set where h turns its sign.
+
+constexpr int kWindow = 4;  // pixels
+
+// `count` floats at `from`, as a vector whose other lanes are zero.
+DOREFA_INLINE Simd::Floats load_some(const float* from, int64_t count) {
+  if (count >= Simd::kLanes) return Simd::load_floats(from);
+  float part[Simd::kLanes] = {};
+  std::copy_n(from, count, part);
+  return Simd::load_floats(part);
+}
+
+// One bit for each lane: where h has a slope at z, and where that is negative. NaN has none.
+template <Bound kBound>
+DOREFA_INLINE void slopes(Simd::Floats z, uint32_t* has_slope, uint32_t* is_negative) {
+  const Simd::Floats zero = Simd::float_zero(), one = Simd::broadcast_float(1);
+  const uint32_t is_from_zero = Simd::reached(z, zero), is_to_zero = Simd::reached(zero, z);
+  *is_negative = 0;
+  if constexpr (kBound == Bound::kClip) {
+    *has_slope = is_from_zero & Simd::reached(one, z);
+  } else if constexpr (kBound == Bound::kAbsClip) {
+    *has_slope = (is_from_zero ^ is_to_zero) & Simd::reached(z, Simd::broadcast_float(-1)) & Simd::reached(one, z);
+    *is_negative = is_to_zero & *has_slope;
+  } else {
+    *has_slope = is_from_zero & ~is_to_zero;
+  }
+}
+
+// NaN stays.
+template <Bound kBound>
+DOREFA_INLINE Simd::Floats bounded_vector(Simd::Floats z) {
+  const Simd::Floats zero = Simd::float_zero();
+  if constexpr (kBound == Bound::kAbsClip) z = Simd::larger(Simd::subtract(zero, z), z);
+  z = Simd::larger(zero, z);
+  return kBound == Bound::kRelu ? z : Simd::smaller(Simd::broadcast_float(1), z);
+}
+
+template <Bound kBound>
+void pool_windows_as(const AffinePool& p, const float* image, float* out, uint32_t* winners) {
+  const int64_t words = ceil_div(p.channels, 32);
+  const float* pixels[kWindow];
+  for (int64_t y = 0; y < p.height / 2; ++y) {
+    for (int64_t x = 0; x < p.width / 2; ++x, out += p.channels, winners += (kWindow + 1) * words) {
+      find_pixels(p, image, y, x, pixels);
+      for (int64_t word = 0; word < words; ++word) {
+        uint32_t planes[kWindow + 1] = {};
+        for (int at = 0; at < 32; at += Simd::kLanes) {
+          const int64_t channel = word * 32 + at, left = p.channels - channel;
+          if (left <= 0) break;
+          Simd::Floats z[kWindow];
+          for (int i = 0; i < kWindow; ++i) z[i] = load_some(pixels[i] + channel, left);
+          const Simd::Floats largest = Simd::larger(Simd::larger(z[0], z[1]), Simd::larger(z[2], z[3]));
+          uint32_t has_slope, is_negative;
+          slopes<kBound>(largest, &has_slope, &is_negative);
+          if (left < Simd::kLanes) has_slope &= (uint32_t{1} << left) - 1;
+          for (int i = 0; i < kWindow; ++i) planes[i] |= (Simd::reached(z[i], largest) & has_slope) << at;
+          planes[kWindow] |= (is_negative & has_slope) << at;
+          Simd::store_floats(out + channel, bounded_vector<kBound>(largest), static_cast<int>(left));
+        }
+        for (int i = 0; i <= kWindow; ++i) winners[i * words + word] = planes[i];
+      }
+    }
+  }
+}
+
+// One image; the window is 2, and factors and offsets are not looked at.
+void pool_windows(const AffinePool& p, const float* image, float* out, uint32_t* winners) {
+  switch (p.bound) {
+    case Bound::kClip: return pool_windows_as<Bound::kClip>(p, image, out, winners);
+    case Bound::kAbsClip: return pool_windows_as<Bound::kAbsClip>(p, image, out, winners);
+    case Bound::kRelu: return pool_windows_as<Bound::kRelu>(p, image, out, winners);
+  }
+}
+
+// The gradient of one image from that of its result; equal maxima share. Adds the sums of channels to `totals`.
+void spread_windows(const AffinePool& p, const uint32_t* winners, const float* g, float* dy, float* totals) {
+  const int64_t words = ceil_div(p.channels, 32);
+  const Simd::Floats one = Simd::broadcast_float(1), zero = Simd::float_zero();
+  const float* pixels[kWindow];
+  for (int64_t y = 0; y < p.height / 2; ++y) {
+    for (int64_t x = 0; x < p.width / 2; ++x, g += p.channels, winners += (kWindow + 1) * words) {
+      find_pixels(p, dy, y, x, pixels);
+      for (int64_t channel = 0; channel < p.channels; channel += Simd::kLanes) {
+        const int64_t left = p.channels - channel, at = channel % 32;
+        uint32_t bits[kWindow + 1];
+        for (int i = 0; i <= kWindow; ++i) bits[i] = winners[i * words + channel / 32] >> at;
+        Simd::Floats count = zero;
+        for (int i = 0; i < kWindow; ++i) count = Simd::add(count, Simd::select(bits[i], one));
+        Simd::Floats share = Simd::divide(load_some(g + channel, left), Simd::larger(count, one));
+        // Twice what is to be turned is taken away, where that is anything.
+        const Simd::Floats turned = Simd::select(bits[kWindow], share);
+        share = Simd::subtract(Simd::subtract(share, turned), turned);
+        Simd::Floats total = load_some(totals + channel, left);
+        for (int i = 0; i < kWindow; ++i) {
+          const Simd::Floats dz = Simd::select(bits[i], share);
+          total = Simd::add(total, dz);
+          Simd::store_floats(dy + (pixels[i] - dy) + channel, dz, static_cast<int>(left));
+        }
+        Simd::store_floats(totals + channel, total, static_cast<int>(left));
+      }
+    }
+  }
+}
