@@ -217,7 +217,11 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
     for state in row.cells[index].trials:
       records = [line for line in read_lines(state.directory / METRICS) if math.isfinite(line["test_accuracy"])]
       seed = f", seed {state.trial.config.train.seed}" if len(row.cells[index].trials) > 1 else ""
-      at = _seconds(records, state.trial.config.train.batch_size) if by_time else [line["epoch"] for line in records]
+      at = (
+        seconds_of_training(records, state.trial.config.train.batch_size)
+        if by_time
+        else [line["epoch"] for line in records]
+      )
       points = tuple((x, line["test_accuracy"]) for x, line in zip(at, records))
       labels = tuple(f"{row.label}{seed}, epoch {line['epoch']}: {line['test_accuracy']:.3f}" for line in records)
       series.append(Series(row.label + seed, points, labels, color if by_time else None))
@@ -225,8 +229,18 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
   return f"<div><h3>Model {_text(study.models[index])}</h3>{drawing}</div>"
 
 
-def _seconds(records: Sequence[Mapping[str, Any]], batch_size: int) -> list[float]:
-  """Seconds of training until the end of each epoch; an epoch whose rate is unknown took as long as its neighbours."""
+def seconds_of_training(records: Sequence[Mapping[str, Any]], batch_size: int) -> list[float]:
+  """Seconds of training until the end of each epoch, without compilation and evaluation.
+
+  Args:
+    records: lines of `metrics.jsonl`; an epoch whose rate is unknown is taken to be as fast as the others.
+    batch_size: images of a step.
+
+  Example:
+    >>> lines = [{"step": 10, "images_per_second": 64.0}, {"step": 20, "images_per_second": 0.0}]
+    >>> seconds_of_training(lines, 128)
+    [20.0, 40.0]
+  """
   rates = [line["images_per_second"] for line in records if line["images_per_second"]]
   usual = statistics.median(rates) if rates else math.inf
   steps = [0, *(line["step"] for line in records)]

@@ -1,4 +1,7 @@
+import pytest
+
 from experiments.config import DataConfig, read
+from experiments.errors import UsageError
 from experiments.plan import GridConfig, SweepConfig, duration, model_name, plan_trials
 
 
@@ -20,6 +23,14 @@ def test_a_trial_for_every_combination_with_a_name_of_its_own():
 def test_the_same_cell_twice_is_one_trial():
   grid = GridConfig(bits=("1,2,4", (1, 2, 4)), widths=(0.5,))
   assert len(plan_trials(SweepConfig(grid=grid))) == 1
+
+
+def test_backends_are_compared_trial_by_trial():
+  sweep = SweepConfig(grid=GridConfig(bits=("1,2,4",), widths=(0.5,), backends=("emulated", "integer"), seeds=(0, 1)))
+  named = {trial.name: trial.config.model.backend for trial in plan_trials(sweep)}
+  assert named == {f"w0.5_1-2-4_{backend}_s{s}": backend for s in (0, 1) for backend in ("emulated", "integer")}
+  with pytest.raises(UsageError, match=r"config.grid.backends must be of 'auto', 'emulated', 'integer', got 'fast'"):
+    GridConfig(bits=("1,2,4",), backends=("fast",)).check("config.grid")
 
 
 def test_the_papers_table_is_eighty_trials():

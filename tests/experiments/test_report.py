@@ -11,7 +11,7 @@ from experiments.charts import Series, chart, ticks
 from experiments.cli import Parser, load_config, parse
 from experiments.config import DataConfig, TrialConfig, read
 from experiments.plan import GridConfig, SweepConfig, plan_trials
-from experiments.report import main, trial_command, write_report
+from experiments.report import main, seconds_of_training, trial_command, write_report
 from experiments.study import build_study, paper_numbers
 
 SWEEP = SweepConfig(
@@ -128,3 +128,29 @@ def test_any_points_can_be_drawn(points, log_x, lines):
   drawing = chart([Series("<a>", tuple(points))], x_label="x", y_label="y", log_x=log_x, lines=lines)
   assert "nan" not in drawing
   assert "<a>" not in drawing
+
+
+def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
+  grid = GridConfig(bits=("1,2,4",), widths=(0.125,), backends=("emulated", "integer"), seeds=(0, 1))
+  sweep = SweepConfig(grid=grid, paper_table="table1_svhn", data=DataConfig("svhn"))
+  for trial in plan_trials(sweep):
+    directory = tmp_path / "trials" / trial.name
+    directory.mkdir(parents=True)
+    rate = 1280.0 if trial.config.model.backend == "integer" else 640.0
+    lines = [{"epoch": e, "step": 100 * e, "test_accuracy": 0.1 * e, "images_per_second": rate} for e in (1, 2)]
+    lines[1]["images_per_second"] *= trial.config.train.seed  # 0: unknown, and taken as the other epoch's
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {"status": "done", "best_test_accuracy": 0.2, "last_test_accuracy": 0.2, "device": "cpu"}
+    (directory / "result.json").write_text(json.dumps(result))
+  study = build_study(sweep, tmp_path, DATA)
+  assert [(row.label, len(row.cells[0].trials), row.cells[0].paper) for row in study.rows] == [
+    ("1,2,4 emulated", 2, 0.878), ("1,2,4 integer", 2, 0.878),
+  ]  # fmt: skip
+  write_report(sweep, study, tmp_path / "report.html", "")
+  page = (tmp_path / "report.html").read_text()
+  curves = page[page.index("Training curves against time") :]
+  colors = re.findall(r'<polyline points="[^"]*" fill="none" stroke="(#\w+)"', curves)
+  assert len(colors) == 4
+  assert len(set(colors)) == 2
+  records = [{"step": 100, "images_per_second": 640.0}, {"step": 200, "images_per_second": 1280.0}]
+  assert seconds_of_training(records, 64) == [10.0, 15.0]
