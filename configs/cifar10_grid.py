@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
       "bits": ((1, 1, 4), (1, 2, 4), (1, 2, 32), (1, 4, 8), (8, 8, 8), (32, 32, 32)),
       "widths": (0.25, 0.125),
       "first_last": ((False, False),),
+      "backends": (),
       "seeds": (0,),
     }
   )

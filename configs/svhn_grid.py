@@ -27,6 +27,7 @@ def get_config(preset: str = "quick") -> ml_collections.ConfigDict:
       "bits": TABLE_1 if paper else ((1, 2, 4), (1, 3, 6), (1, 4, 8), (32, 32, 32)),
       "widths": (1.0, 0.5, 0.25, 0.125) if paper else (0.25, 0.125),
       "first_last": ((False, False),),
+      "backends": (),
       "seeds": (0,),
     }
   )

@@ -154,7 +154,8 @@ def _read(text: str, current: Any, field: str) -> Any:
     if isinstance(current, (int, float, str)):
       return type(current)(text)
     if isinstance(current, tuple):
-      parts = [ast.literal_eval(part.strip()) for part in text.split(";") if part.strip()]
+      stripped = [part.strip() for part in text.split(";")]
+      parts = [part if part.isidentifier() else ast.literal_eval(part) for part in stripped if part]
       single = parts[0] if len(parts) == 1 else tuple(parts)
       return single if isinstance(single, tuple) else (single,)
   except (ValueError, KeyError, SyntaxError, TypeError):

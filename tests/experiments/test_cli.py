@@ -22,6 +22,7 @@ def test_overrides_are_read_as_their_fields_types():
   overrides = {
     "grid.bits": "1,2,4;8,8,8",
     "grid.widths": "0.5",
+    "grid.backends": "emulated; integer",
     "train.epochs": "3",
     "train.learning_rate": "1e-2",
     "data.stand_in": "no",
@@ -30,6 +31,7 @@ def test_overrides_are_read_as_their_fields_types():
   config = load_config(GRID, overrides)
   assert config.grid.bits == ((1, 2, 4), (8, 8, 8))
   assert config.grid.widths == (0.5,)
+  assert config.grid.backends == ("emulated", "integer")
   assert (config.train.epochs, config.train.learning_rate) == (3, 0.01)
   assert (config.data.stand_in, config.data.dir) == (False, "some/where")
 
