@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 24, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 12, 44
 PALETTE = ("#3566b0", "#c2571a", "#2a8a57", "#8a4fa8", "#b0303f", "#6f6a1f", "#1d8a99", "#7a5641", "#d0488f", "#5b6470")
 DASHES = ("", "6 3", "2 3")
 
@@ -18,7 +18,7 @@ class Series:
   """Points of one colour.
 
   Attributes:
-    name: for the legend.
+    name: for the legend, where series of one name and color stand once.
     points: (x, y).
     labels: shown when a point is pointed at; one for each point, or none.
     color: which of the palette, where several series are of one kind; by default each has its own.
@@ -138,13 +138,13 @@ def _draw(one: Series, index: int, places: Sequence[tuple[float, float]], lines:
 
 def _legend(drawn: Sequence[tuple[int, Series]], lines: bool) -> str:
   entries = []
-  for index, one in drawn:
+  for index, name in dict.fromkeys((index, one.name) for index, one in drawn):
     dash = DASHES[index // len(PALETTE) % len(DASHES)] if lines else ""
     mark = (
       f'<svg class="key" viewBox="0 0 22 8"><line x1="0" x2="22" y1="4" y2="4" stroke="{colour(index)}" '
       f'stroke-width="{3 if lines else 8}" stroke-dasharray="{dash}"/></svg>'
     )
-    entries.append(f"<span>{mark}{_text(one.name)}</span>")
+    entries.append(f"<span>{mark}{_text(name)}</span>")
   return f'<p class="legend">{"".join(entries)}</p>'
 
 

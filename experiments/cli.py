@@ -154,8 +154,9 @@ def _read(text: str, current: Any, field: str) -> Any:
     if isinstance(current, (int, float, str)):
       return type(current)(text)
     if isinstance(current, tuple):
-      stripped = [part.strip() for part in text.split(";")]
-      parts = [part if part.isidentifier() else ast.literal_eval(part) for part in stripped if part]
+      stripped = [part.strip() for part in text.split(";") if part.strip()]
+      are_words = all(isinstance(value, str) for value in current) and all(part.isidentifier() for part in stripped)
+      parts = stripped if are_words else [ast.literal_eval(part) for part in stripped]
       single = parts[0] if len(parts) == 1 else tuple(parts)
       return single if isinstance(single, tuple) else (single,)
   except (ValueError, KeyError, SyntaxError, TypeError):

@@ -224,7 +224,8 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
       )
       points = tuple((x, line["test_accuracy"]) for x, line in zip(at, records))
       labels = tuple(f"{row.label}{seed}, epoch {line['epoch']}: {line['test_accuracy']:.3f}" for line in records)
-      series.append(Series(row.label + seed, points, labels, color if by_time else None))
+      one = Series(row.label, points, labels, color) if by_time else Series(row.label + seed, points, labels)
+      series.append(one)
   drawing = chart(series, x_label="seconds" if by_time else "epoch", y_label="test accuracy")
   return f"<div><h3>Model {_text(study.models[index])}</h3>{drawing}</div>"
 
