@@ -129,6 +129,7 @@ class SvhnConvNet(nn.Module):
         # The factor 1 / (1 - rate) would take the activations off their grid: it follows the product.
         keep = 1.0 - self.dropout_rate
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        kept = jax.lax.optimization_barrier(kept)  # else XLA draws it anew for each use
         x, scale = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
       if is_first and self._is_one_image_block(x, features[0], bits, train=train):
         shape = spec.kernel, spec.kernel, x.shape[3], features[0]
