@@ -106,6 +106,9 @@ def test_formats_are_chosen_by_the_product_of_widths():
     ((1, 5), (3, 3, 256, 256), {"width": 20}, Format.BITS),  # sums of 16 bits
     ((1, 6), (3, 3, 64, 64), {"width": 20}, Format.BYTES),
     ((2, 2), (3, 3, 64, 64), {"width": 20}, Format.BITS),
+    ((1, 2), (3, 3, 16, 16), {"width": 20}, Format.BITS),
+    ((1, 4), (3, 3, 16, 16), {"width": 20}, Format.BYTES),  # half of each word of bits would be empty
+    ((1, 2), (3, 3, 8, 16), {"width": 20}, Format.BYTES),
     ((1, 4), (3, 3, 64, 64), {"width": 20, "path": "avx2"}, Format.BITS),
   ],
 )
