@@ -11,7 +11,7 @@ from dorefa_jax.bits import Bits
 from dorefa_jax.kernels.packing import MAX_TABLE_BITS, MAX_TABLE_SUM, PANEL_CHANNELS, Format
 
 BITS_COST = 1.5
-"""Time of an AND, a popcount and an addition, which take 32 channels, over that of a VNNI instruction, which takes 4."""
+"""Time of an AND, a popcount and an addition, of 32 channels, over that of a VNNI instruction, of 4."""
 FEW_ROWS = 6
 """Rows up to which each weight is read for one tile only."""
 MAX_BIT_PRODUCTS_CACHED, MAX_BIT_PRODUCTS_UNCACHED = 8, 24
