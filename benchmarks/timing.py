@@ -87,11 +87,11 @@ def speedups(times: Mapping[str, list[float]], baselines: list[str]) -> str:
   """
   found = medians(times)
   baselines = [name for name in baselines if name in found]
-  lines = ["| variant | median ms | " + " | ".join(f"over {name}" for name in baselines) + " |"]
+  lines = ["| " + " | ".join(["variant", "median ms", *(f"over {name}" for name in baselines)]) + " |"]
   lines.append("|---|---" + "|---" * len(baselines) + "|")
   for name, value in found.items():
-    ratios = " | ".join(f"{found[baseline] / value:.2f}" for baseline in baselines)
-    lines.append(f"| {name} | {value * 1e3:.3f} | {ratios} |")
+    ratios = [f"{found[baseline] / value:.2f}" for baseline in baselines]
+    lines.append("| " + " | ".join([name, f"{value * 1e3:.3f}", *ratios]) + " |")
   return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -96,6 +97,32 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
   return lambda: compiled(variables, opt_state, key, arguments)
 
 
+def build_parts(
+  model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths
+) -> dict[str, Callable[[], Any]]:
+  """Compiled beginnings of a step: the loss, and the loss with its gradients; the rest of a step is the optimizer."""
+  key = jax.random.key(0)
+  variables = model.init({"params": key, "dropout": key}, images, train=False)
+  options = {"bits": bits[0]} if bits else {}
+
+  def loss(params: Any) -> Any:
+    return loss_of(model, variables, images, labels, key, **options)(params)
+
+  functions = {"forward": loss, "forward and backward": jax.value_and_grad(loss, has_aux=True)}
+  compiled = {name: jax.jit(function).lower(variables["params"]).compile() for name, function in functions.items()}
+  return {name: functools.partial(run, variables["params"]) for name, run in compiled.items()}
+
+
+def temporary_bytes(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> int:
+  """The most that XLA holds at once for the gradients of a batch, beside parameters and results."""
+  key = jax.random.key(0)
+  variables = model.init({"params": key, "dropout": key}, images, train=False)
+  options = {"bits": bits[0]} if bits else {}
+  gradient = jax.grad(loss_of(model, variables, images, labels, key, **options), has_aux=True)
+  analysis = jax.jit(gradient).lower(variables["params"]).compile().memory_analysis()
+  return 0 if analysis is None else analysis.temp_size_in_bytes
+
+
 def kept_bytes(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> int:
   """Bytes that the forward pass keeps for the backward pass: whatever is not a parameter, nor the images."""
   key = jax.random.key(0)
@@ -168,11 +195,17 @@ def main() -> None:
     baselines = ["emulated (1,2,4)", BASELINE, "torch float32", "torch bfloat16"]
     print(f"\nmodel {name}, batch {flags.batch}, one training step\n\n{speedups(times, baselines)}")
     width, bits = MODEL_WIDTHS[name], dorefa.BitWidths(1, 2, 4)
-    kept = {BASELINE: kept_bytes(PlainConvNet(width), images, labels)}
-    for backend in ("emulated", "integer"):
-      kept[f"{backend} (1,2,4)"] = kept_bytes(
-        dorefa.models.SvhnConvNet(width=width, backend=backend), images, labels, bits
-      )
+    models = {BASELINE: (PlainConvNet(width), ())} | {
+      f"{backend} (1,2,4)": (dorefa.models.SvhnConvNet(width=width, backend=backend), (bits,))
+      for backend in ("emulated", "integer")
+    }
+    parts: dict[str, Callable[[], Any]] = {}
+    for label, (net, widths) in models.items():
+      parts |= {f"{label}, {part}": run for part, run in build_parts(net, images, labels, *widths).items()}
+    print(f"\nparts of a step\n\n{speedups(interleaved(parts, rounds=flags.rounds), [])}")
+    kept = {label: kept_bytes(net, images, labels, *widths) for label, (net, widths) in models.items()}
+    held = {label: temporary_bytes(net, images, labels, *widths) for label, (net, widths) in models.items()}
+    print("\nMB that XLA holds at most: " + ", ".join(f"{key} {value / 1e6:.1f}" for key, value in held.items()))
     print("\nMB kept for the backward pass: " + ", ".join(f"{key} {value / 1e6:.1f}" for key, value in kept.items()))
     print("\nseconds of compilation: " + ", ".join(f"{key} {value:.1f}" for key, value in seconds.items()), flush=True)
   save(flags.json, "training_step", results)
