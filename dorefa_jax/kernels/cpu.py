@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PATH_VARIABLE = "DOREFA_JAX_KERNELS"
-"""The environment variable that forces a path: "avx512", "avx512vnni", "avx2", "portable" or "xla"."""
+"""The environment variable that forces a path: "amx", "avx512", "avx512vnni", "avx2", "portable" or "xla"."""
 
 XLA_PATH = "xla"
 """The path without compiled kernels."""
@@ -46,7 +46,7 @@ class Availability:
   """Which kernels integer products run on.
 
   Attributes:
-    path: "avx512", "avx512vnni", "avx2", "portable" (all compiled) or "xla".
+    path: "amx", "avx512", "avx512vnni", "avx2", "portable" (all compiled) or "xla".
     reason: why it is this one, and what would give a faster one.
   """
 
@@ -69,7 +69,7 @@ def available() -> Availability:
     KernelPathError: the environment variable names an unknown path, or one that this machine lacks.
 
   Example:
-    >>> available().path in ("avx512", "avx512vnni", "avx2", "portable", "xla")
+    >>> available().path in ("amx", "avx512", "avx512vnni", "avx2", "portable", "xla")
     True
   """
   forced = os.environ.get(PATH_VARIABLE, "")

@@ -18,6 +18,8 @@ MAX_BIT_PRODUCTS_CACHED, MAX_BIT_PRODUCTS_UNCACHED = 8, 24
 CACHED_WEIGHTS = 2**21
 """Weights that, as bytes, stay in a core's own caches."""
 
+MATRIX_PATHS = ("amx",)
+"""Paths on which bytes are multiplied by matrices: eight times as many at once as by VNNI, more than tables or bits."""
 TABLE_PATHS = ("avx512",)
 """Paths on which tables are fast: those with VPERMB."""
 MIN_TABLE_USES = {2: 27, 3: 9, 4: 9, 5: 9}
@@ -62,6 +64,8 @@ def best_format(
     'TABLES'
   """
   has_few_rows = rows is not None and rows <= FEW_ROWS
+  if path in MATRIX_PATHS and not has_few_rows:
+    return Format.BYTES
   is_wide = width is not None and (width >= MIN_TABLE_WIDTH or has_few_rows)
   if is_wide and path in TABLE_PATHS and fits_tables(weight_bits, activation_bits, shape):
     assert isinstance(activation_bits, int)

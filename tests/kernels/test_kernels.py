@@ -76,7 +76,8 @@ def test_conv_and_dot_on_every_path(path):
 
 
 @needs_library
-def test_formats_are_chosen_by_the_product_of_widths():
+def test_formats_are_chosen_by_the_product_of_widths(monkeypatch):
+  monkeypatch.setenv(cpu.PATH_VARIABLE, "portable")
   codes = jnp.zeros((64, 16), jnp.uint8)
 
   def format(w, a):
@@ -110,6 +111,8 @@ def test_formats_are_chosen_by_the_product_of_widths():
     ((1, 4), (3, 3, 16, 16), {"width": 20}, Format.BYTES),  # half of each word of bits would be empty
     ((1, 2), (3, 3, 8, 16), {"width": 20}, Format.BYTES),
     ((1, 4), (3, 3, 64, 64), {"width": 20, "path": "avx2"}, Format.BITS),
+    ((1, 1), (3, 3, 64, 64), {"width": 20, "path": "amx"}, Format.BYTES),
+    ((1, 3), (1, 1, 9216, 4096), {"width": 1, "rows": 1, "path": "amx"}, Format.BITS),  # weights are read once
   ],
 )
 def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
@@ -118,7 +121,8 @@ def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
 
 @needs_library
 @pytest.mark.skipif("avx512" not in native.paths(), reason="tables are chosen where VPERMB is")
-def test_packing_chooses_tables():
+def test_packing_chooses_tables(monkeypatch):
+  monkeypatch.setenv(cpu.PATH_VARIABLE, "avx512")
   codes = jnp.zeros((3, 3, 64, 64), jnp.uint8)
   for out_width, expected in ((20, Format.TABLES), (None, Format.BITS)):
     packed = kernels.pack_weights(codes, bits=1, activation_bits=4, out_width=out_width)

@@ -138,10 +138,18 @@ void pool_strip(const Step& pool, const float* sums, int64_t stride, const Sink&
   }
 }
 
+#ifdef DOREFA_AMX
+void multiply_bytes(Product p, const Sink& sink);
+#endif
+
 void multiply(const Product& p, const Sink& sink, const Buffers& buffers, std::vector<int64_t>& held) {
   switch (p.step->op.format) {
     case Format::kBits: return multiply_group<Format::kBits>(p, sink);
+#ifdef DOREFA_AMX
+    case Format::kBytes: return multiply_bytes(p, sink);
+#else
     case Format::kBytes: return multiply_group<Format::kBytes>(p, sink);
+#endif
     case Format::kFloats: return multiply_group<Format::kFloats>(p, sink);
     case Format::kWinograd: return multiply_group<Format::kWinograd>(p, sink);
     case Format::kTables: return multiply_tables(p, sink, buffers, held);

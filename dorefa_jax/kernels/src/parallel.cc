@@ -56,6 +56,11 @@ void* thread_scratch(int64_t bytes) {
   return scratch.get(bytes);
 }
 
+void* gather_scratch(int64_t bytes) {
+  static thread_local Scratch scratch;
+  return scratch.get(bytes);
+}
+
 namespace {
 
 std::mutex shared_mutex;

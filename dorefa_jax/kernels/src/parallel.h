@@ -20,6 +20,9 @@ void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, con
 // The next call on the same thread gives the same memory.
 void* thread_scratch(int64_t bytes);
 
+// The same, apart from it, for what a path gathers inside a call.
+void* gather_scratch(int64_t bytes);
+
 // Memory that the threads of one call share, kept for the next call; as much of it as calls run at once.
 class SharedScratch {
  public:

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "parallel.h"
 #include "paths.h"
 #include "program.h"
 

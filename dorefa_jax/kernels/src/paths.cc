@@ -1,5 +1,11 @@
 #include "paths.h"
 
+#if defined(DOREFA_HAS_AMX_PATH)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace dorefa {
 
 #define DOREFA_DECLARE(path) \
@@ -21,6 +27,9 @@ namespace dorefa {
   path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
       path::add_float_gradient, path::affine_pool, path::add_affine_pool_sums, path::affine_pool_gradient, \
       path::pool_windows, path::spread_windows, path::add_moments
+#if defined(DOREFA_HAS_AMX_PATH)
+DOREFA_DECLARE(amx)
+#endif
 #if defined(__x86_64__)
 DOREFA_DECLARE(avx512)
 DOREFA_DECLARE(avx512vnni)
@@ -44,12 +53,29 @@ bool has_avx512() {
   return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vbmi");
 }
 #endif
+#if defined(DOREFA_HAS_AMX_PATH)
+// The processor must have the instructions, and the system let this process use their registers.
+bool find_amx() {
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  unsigned a, b, c, d;
+  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+bool has_amx() {
+  static const bool found = find_amx();  // a virtual machine answers CPUID slowly
+  return found;
+}
+#endif
 bool has_anything() { return true; }
 
 }  // namespace
 
 const std::vector<Path>& paths() {
   static const std::vector<Path> all = {
+#if defined(DOREFA_HAS_AMX_PATH)
+      {"amx", has_amx, DOREFA_FUNCTIONS(amx)},
+#endif
 #if defined(__x86_64__)
       {"avx512", has_avx512, DOREFA_FUNCTIONS(avx512)},
       {"avx512vnni", has_avx512vnni, DOREFA_FUNCTIONS(avx512vnni)},

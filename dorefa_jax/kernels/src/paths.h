@@ -7,6 +7,12 @@
 
 #include "program.h"
 
+// Compilers that know AMX.
+#if defined(__x86_64__) && defined(__linux__) && \
+    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11))
+#define DOREFA_HAS_AMX_PATH
+#endif
+
 namespace dorefa {
 
 // Where one thread keeps the operands of a block of images.
@@ -34,6 +40,7 @@ struct WeightGradient {
   int64_t phases;       // pixels of the input under one stride
   int64_t pitch;        // positions from a row to the next
   int64_t quads;        // of positions
+  int64_t padded_quads;  // with zeros behind them, for matrices of 16
   int64_t plane_bytes;  // of a channel's activations of one phase
   int64_t activation_bytes, gradient_bytes;  // of an example
 };

@@ -40,7 +40,7 @@ void spread_gradients(const WeightGradient& w, const uint8_t* codes, uint8_t* ou
     for (int64_t x = 0; x < w.step.out_width; ++x) {
       const int64_t position = y * w.pitch + x;
       for (int64_t group = 0; group < w.step.op.groups; ++group, codes += outputs) {
-        uint8_t* to = out + (group * w.quads + position / 4) * lanes * 4 + position % 4;
+        uint8_t* to = out + (group * w.padded_quads + position / 4) * lanes * 4 + position % 4;
         if (w.gradient_bits == kMaxBits) {
           for (int64_t c = 0; c < outputs; ++c) to[4 * c] = static_cast<uint8_t>(codes[c] - 128);
         } else {
@@ -58,6 +58,25 @@ int32_t activation_sum(const WeightGradient& w, const uint8_t* row) {
     for (int64_t x = 0; x < w.step.out_width; ++x) sum += row[y * w.pitch + x];
   }
   return sum;
+}
+
+// Adds scale times the sums of rows to `out`.
+template <int MR, int NR>
+DOREFA_INLINE void add_gradients(const WeightGradient& w, const uint8_t* const* rows, float scale,
+                                 const Simd::Ints (&sum)[MR][NR], float* const* out) {
+  const Simd::Floats factor = Simd::broadcast_float(scale);
+  const bool is_offset = w.gradient_bits == kMaxBits;
+  DOREFA_UNROLL
+  for (int i = 0; i < MR; ++i) {
+    const Simd::Ints rest = is_offset ? Simd::broadcast(static_cast<uint32_t>(activation_sum(w, rows[i]))) : Simd::zero();
+    DOREFA_UNROLL
+    for (int j = 0; j < NR; ++j) {
+      const Simd::Ints total = is_offset ? Simd::add(Simd::add(sum[i][j], sum[i][j]), rest) : sum[i][j];
+      float* to = out[i] + j * Simd::kLanes;
+      const Simd::Floats value = Simd::add(Simd::multiply(Simd::to_floats(total), factor), Simd::load_floats(to));
+      Simd::store_floats(to, value, Simd::kLanes);
+    }
+  }
 }
 
 template <int MR, int NR>
@@ -84,19 +103,7 @@ void gradient_tile(const WeightGradient& w, const uint8_t* const* rows, const ui
       for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add_byte_products(sum[i][j], a, g[j]);
     }
   }
-  const Simd::Floats factor = Simd::broadcast_float(scale);
-  DOREFA_UNROLL
-  for (int i = 0; i < MR; ++i) {
-    const bool is_offset = w.gradient_bits == kMaxBits;
-    const Simd::Ints rest = is_offset ? Simd::broadcast(static_cast<uint32_t>(activation_sum(w, rows[i]))) : Simd::zero();
-    DOREFA_UNROLL
-    for (int j = 0; j < NR; ++j) {
-      const Simd::Ints total = is_offset ? Simd::add(Simd::add(sum[i][j], sum[i][j]), rest) : sum[i][j];
-      float* to = out[i] + j * Simd::kLanes;
-      const Simd::Floats value = Simd::add(Simd::multiply(Simd::to_floats(total), factor), Simd::load_floats(to));
-      Simd::store_floats(to, value, Simd::kLanes);
-    }
-  }
+  add_gradients<MR, NR>(w, rows, scale, sum, out);
 }
 
 template <int NR>
@@ -108,6 +115,11 @@ void gradient_rows(const WeightGradient& w, const uint8_t* const* rows, int64_t 
   for (; count > 0; --count, ++rows, ++out) gradient_tile<1, NR>(w, rows, gradients, scale, out);
 }
 
+#ifdef DOREFA_AMX
+void multiply_gradients(const WeightGradient& w, const uint8_t* const* rows, int64_t count, const uint8_t* gradients,
+                        float scale, float* sums);
+#endif
+
 // Adds scale times the integer product of one example to `sums`, [group][tap][channel][padded outputs].
 void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const uint8_t* codes, float scale,
                          const GradientScratch& scratch, float* sums) {
@@ -117,7 +129,7 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
   const int64_t lanes = w.step.padded_outputs(), count = w.step.taps() * w.step.group_channels;
   for (int64_t group = 0; group < op.groups; ++group) {
     const uint8_t* activations = scratch.activations + group * w.phases * w.step.group_channels * w.plane_bytes;
-    const uint8_t* gradients = scratch.gradients + group * w.quads * lanes * 4;
+    const uint8_t* gradients = scratch.gradients + group * w.padded_quads * lanes * 4;
     int64_t row = 0;
     for (int64_t v = 0; v < op.kernel_height; ++v) {
       for (int64_t u = 0; u < op.kernel_width; ++u) {
@@ -128,6 +140,10 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
         for (int64_t c = 0; c < w.step.group_channels; ++c, ++row, from += w.plane_bytes) scratch.rows[row] = from;
       }
     }
+#ifdef DOREFA_AMX
+    multiply_gradients(w, scratch.rows, count, gradients, scale, sums + group * count * lanes);
+    continue;
+#endif
     for (int64_t lane = 0; lane < lanes;) {
       const int64_t vectors = std::min<int64_t>(Simd::kTileVectors, (lanes - lane) / Simd::kLanes);
       for (int64_t i = 0; i < count; ++i) scratch.out[i] = sums + (group * count + i) * lanes + lane;
