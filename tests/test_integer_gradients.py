@@ -7,7 +7,7 @@ import pytest
 
 import dorefa_jax as dorefa
 from dorefa_jax import ops
-from dorefa_jax.kernels import available, training
+from dorefa_jax.kernels import available, cpu, training
 from dorefa_jax.kernels.images import image_conv, image_weight_gradient
 from dorefa_jax.kernels.training import Geometry
 from dorefa_jax.quantizers import quantize_cotangent
@@ -235,3 +235,14 @@ def test_a_float_layer_on_images_has_all_its_gradients():
   x, w, bits = random((2, 8, 8, 3)), random((3, 3, 3, 16), 1, -1, 1), dorefa.BitWidths(32, 32, 32)
   expected = gradients(convolution(), x, w, "emulated", bits)
   check(gradients(convolution(), x, w, "integer", bits), expected, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((6, 5, 9), 3), ((9, 70, 130), 1), ((1, 64, 64), 2)])
+def test_weights_are_turned_around(shape, groups):
+  taps, channels, outputs = shape
+  codes = jax.random.randint(KEY, shape, 0, 256).astype(jnp.uint8)
+  turned, sums = cpu.turn_weights(codes, groups=groups)
+  expected = np.asarray(codes)[::-1].reshape(taps, channels, groups, -1).transpose(0, 3, 2, 1)
+  np.testing.assert_array_equal(turned, expected.reshape(taps, -1, groups * channels))
+  np.testing.assert_array_equal(sums[:, :, :channels], expected.sum(1, dtype=np.int64).transpose(1, 0, 2))
+  assert not sums[:, :, channels:].any()

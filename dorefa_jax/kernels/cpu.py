@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dorefa_jax.kernels.packing import padded_outputs
+
 PATH_VARIABLE = "DOREFA_JAX_KERNELS"
 """The environment variable that forces a path: "amx", "avx512", "avx512vnni", "avx2", "portable" or "xla"."""
 
@@ -24,6 +26,7 @@ XLA_PATH = "xla"
 HANDLERS = {
   "dorefa_run": "DorefaRun",
   "dorefa_pack_weights": "DorefaPackWeights",
+  "dorefa_turn_weights": "DorefaTurnWeights",
   "dorefa_quantize_gradients": "DorefaQuantizeGradients",
   "dorefa_pack_activations": "DorefaPackActivations",
   "dorefa_input_gradient": "DorefaInputGradient",
@@ -119,6 +122,28 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
   _library()
   call = jax.ffi.ffi_call("dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), vmap_method="sequential")
   return call(codes, spec, groups=np.int64(groups))
+
+
+def turn_weights(codes: jax.Array, *, groups: int) -> tuple[jax.Array, jax.Array]:
+  """The weights of the convolution that gives the input's gradient, on CPU; XLA's transposes of bytes are slow there.
+
+  Args:
+    codes: uint8 [taps, channels of a group, outputs of all groups].
+    groups: of the convolution.
+
+  Returns:
+    uint8 [taps, outputs of a group, channels of all groups], taps turned around; and their sums over outputs, int32
+    [groups, taps, channels of a group], padded as `padded_outputs` says.
+  """
+  _library()
+  taps, channels, outputs = codes.shape
+  results = (
+    jax.ShapeDtypeStruct((taps, outputs // groups, groups * channels), jnp.uint8),
+    jax.ShapeDtypeStruct((groups, taps, padded_outputs(channels)), jnp.int32),
+  )
+  call = jax.ffi.ffi_call("dorefa_turn_weights", results, vmap_method="sequential")
+  turned, sums = call(codes, groups=np.int64(groups))
+  return turned, sums
 
 
 @functools.cache

@@ -210,9 +210,8 @@ def input_gradient(
     return dx.reshape(-1, *geometry.size, channels)
   op = geometry.input_gradient_op()
   groups = geometry.groups
-  turned = weights[::-1, ::-1].reshape(height, width, channels, groups, outputs // groups)
   # HWIO of the convolution of gradients: its inputs are outputs, its outputs channels, group by group.
-  turned = turned.transpose(0, 1, 4, 3, 2).reshape(height * width, outputs // groups, groups * channels)
+  turned, sums = cpu.turn_weights(weights.reshape(height * width, channels, outputs), groups=groups)
   window = height, width, outputs // groups, groups * channels
   chosen = best_format(weight_bits, gradient_bits, window, groups=groups, width=op.out_shape[1], path=path)
   taps = height * width, outputs // groups, groups * channels
@@ -224,8 +223,8 @@ def input_gradient(
   packed = cpu.pack_weights(turned, spec, words=words, groups=groups)
   n = levels(weight_bits)
   lanes = padded_outputs(channels)
-  sums = 2 * jnp.sum(turned, axis=1, dtype=jnp.int32) - turned.shape[1] * n.astype(jnp.int32)
-  sums = sums.reshape(height * width, groups, channels).transpose(1, 0, 2)
+  is_channel = jnp.arange(lanes)[None, None] < channels
+  sums = jnp.where(is_channel, 2 * sums - (outputs // groups) * n.astype(jnp.int32), 0)
   factor = weight_scale.astype(jnp.float32) / (n * levels(gradient_bits))
   result = jax.ShapeDtypeStruct((codes.shape[0], *op.out_shape), jnp.float32)
   call = jax.ffi.ffi_call("dorefa_input_gradient", result, vmap_method="sequential")
@@ -235,7 +234,7 @@ def input_gradient(
     _with_bits(op, format=chosen, weight_bits=weight_bits, activation_bits=gradient_bits),
     packed,
     jnp.broadcast_to(factor, (groups * lanes,)),
-    jnp.pad(sums, ((0, 0), (0, 0), (0, lanes - channels))),
+    sums,
     path=_index(path),
   )
 

@@ -68,8 +68,31 @@ ffi::Error pack_checked(ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::S32> spec, 
   return ffi::Error::Success();
 }
 
+// codes: as above; turned: [taps, outputs of a group, channels of all groups]; sums: [groups, taps, padded channels].
+ffi::Error turn_checked(ffi::Buffer<ffi::U8> codes, ffi::ResultBuffer<ffi::U8> turned,
+                        ffi::ResultBuffer<ffi::S32> sums, int64_t groups) {
+  const auto shape = codes.dimensions();
+  if (shape.size() != 3) return invalid("codes must have 3 axes");
+  if (groups < 1 || shape[2] % groups) return invalid("groups do not divide the outputs");
+  const int64_t lanes = round_up(shape[1], kChannelMultiple);
+  if (turned->element_count() != codes.element_count() ||
+      static_cast<int64_t>(sums->element_count()) != groups * shape[0] * lanes) {
+    return invalid("codes turned around, and their sums, do not fit");
+  }
+  turn_weights(codes.typed_data(), shape[0], shape[1], groups, shape[2] / groups, turned->typed_data(),
+               sums->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace dorefa
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaTurnWeights, DOREFA_GUARDED(dorefa::turn_checked),
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::U8>>()
+                                  .Ret<ffi::Buffer<ffi::U8>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Attr<int64_t>("groups"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaRun, DOREFA_GUARDED(dorefa::run_checked),
                               ffi::Ffi::Bind()

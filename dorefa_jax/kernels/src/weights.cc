@@ -66,4 +66,31 @@ void pack_weights(const uint8_t* codes, Format format, int64_t bits, int64_t tap
   }
 }
 
+void turn_weights(const uint8_t* codes, int64_t taps, int64_t channels, int64_t groups, int64_t outputs,
+                  uint8_t* turned, int32_t* sums) {
+  constexpr int64_t kBlock = 64;  // channels whose codes, a cache line of outputs each, stay in the cache
+  const int64_t lanes = round_up(channels, kChannelMultiple), row = groups * outputs, column = groups * channels;
+  std::fill_n(sums, groups * taps * lanes, 0);
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const int64_t other = taps - 1 - tap;
+    for (int64_t group = 0; group < groups; ++group) {
+      const uint8_t* from = codes + tap * channels * row + group * outputs;
+      uint8_t* to = turned + other * outputs * column + group * channels;
+      for (int64_t first = 0; first < channels; first += kBlock) {
+        const int64_t end = std::min(channels, first + kBlock);
+        for (int64_t begin = 0; begin < outputs; begin += kBlock) {
+          const int64_t stop = std::min(outputs, begin + kBlock);
+          for (int64_t o = begin; o < stop; ++o) {
+            for (int64_t c = first; c < end; ++c) to[o * column + c] = from[c * row + o];
+          }
+        }
+      }
+      int32_t* sum = sums + (group * taps + other) * lanes;
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t o = 0; o < outputs; ++o) sum[c] += from[c * row + o];
+      }
+    }
+  }
+}
+
 }  // namespace dorefa
