@@ -41,6 +41,7 @@ struct WeightGradient {
   int64_t pitch;        // positions from a row to the next
   int64_t quads;        // of positions
   int64_t padded_quads;  // with zeros behind them, for matrices of 16
+  std::vector<uint8_t> is_position;  // 255 where a byte of the quads has a gradient, else 0
   int64_t plane_bytes;  // of a channel's activations of one phase
   int64_t activation_bytes, gradient_bytes;  // of an example
 };

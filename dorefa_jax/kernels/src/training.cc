@@ -101,6 +101,10 @@ std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t p
       4.0 * op.groups * w->padded_quads * step.padded_outputs() > kMaxBytes) {
     return "an example is too large for a weight gradient";
   }
+  w->is_position.assign(4 * w->quads, 0);
+  for (int64_t y = 0; y < step.out_height; ++y) {
+    std::fill_n(w->is_position.begin() + y * w->pitch, step.out_width, uint8_t{255});
+  }
   w->activation_bytes = op.groups * w->phases * step.group_channels * w->plane_bytes;
   w->gradient_bytes = op.groups * w->padded_quads * step.padded_outputs() * 4;
   return "";

@@ -53,10 +53,9 @@ void spread_gradients(const WeightGradient& w, const uint8_t* codes, uint8_t* ou
 
 // Of 8 bits, 2 c - 255 = 2 (c - 128) + 1: the sum of a row's activations at positions that have a gradient.
 int32_t activation_sum(const WeightGradient& w, const uint8_t* row) {
+  const uint8_t* is_position = w.is_position.data();
   int32_t sum = 0;
-  for (int64_t y = 0; y < w.step.out_height; ++y) {
-    for (int64_t x = 0; x < w.step.out_width; ++x) sum += row[y * w.pitch + x];
-  }
+  for (int64_t i = 0; i < 4 * w.quads; ++i) sum += row[i] & is_position[i];
   return sum;
 }
 
