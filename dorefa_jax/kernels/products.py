@@ -73,7 +73,8 @@ def pack_weights(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> pack_weights(jnp.ones((3, 3, 64, 8), jnp.uint8), bits=1, activation_bits=2).words.shape
+    >>> codes = jnp.ones((3, 3, 64, 8), jnp.uint8)
+    >>> pack_weights(codes, bits=1, activation_bits=2, format=Format.BITS).words.shape
     (288,)
   """
   check_kernel_bits(bits, "bits")
