@@ -14,6 +14,10 @@ from dorefa_jax.kernels.program import Op, encode
 from dorefa_jax.kernels.training import Geometry
 
 
+PATCH_MULTIPLE = 16
+"""Floats of a row of a patch, in the sums of its gradient, are rounded up to a multiple of this."""
+
+
 def image_conv(x: jax.Array, w: jax.Array, geometry: Geometry, *, path: str) -> jax.Array:
   """A convolution in float32.
 
@@ -72,10 +76,12 @@ def image_block_gradient(
   """
   height, width, channels, outputs = geometry.shape
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
-  result = jax.ShapeDtypeStruct((height * width * channels + 1, padded_outputs(outputs)), jnp.float32)
+  patch_row = -(-width * channels // PATCH_MULTIPLE) * PATCH_MULTIPLE
+  result = jax.ShapeDtypeStruct((outputs * (height * patch_row + 1),), jnp.float32)
   call = jax.ffi.ffi_call("dorefa_image_block_gradient", result, vmap_method="sequential")
-  sums = call(x, winners, g, encode([op]), path=np.int64(cpu.path_index(path)))[:, :outputs]
-  return sums[:-1].reshape(geometry.shape), sums[-1]
+  sums = call(x, winners, g, encode([op]), path=np.int64(cpu.path_index(path)))
+  rows = sums[:-outputs].reshape(outputs, height, patch_row)[..., : width * channels]
+  return rows.reshape(outputs, height, width, channels).transpose(1, 2, 3, 0), sums[-outputs:]
 
 
 def _program(w: jax.Array, bias: jax.Array, geometry: Geometry) -> tuple[Op, jax.Array, jax.Array]:

@@ -209,13 +209,14 @@ def block(x, op, weights, params, norm, epsilon, window, bound, planes, path, gi
 
 
 def image_block(x, op, weights, params, bound, path, given=None, threads=1):
-  """(result, winners); or, where (winners, g) are given, [taps * channels + 1, padded outputs]."""
+  """(result, winners); or, where (winners, g) are given, the gradients of weights [height, width, ...] and bias."""
   height, width, channels = op.out_shape
   x = np.ascontiguousarray(x, np.float32)
   out = np.full((len(x), height // 2, width // 2, channels), 7e7, np.float32)
   winners = np.full((out[..., 0].size, 5, -(-channels // 32)), 0xEEEEEEEE, np.uint32)
   winners, g = (winners, None) if given is None else given
-  sums = np.full((op.kernel[0] * op.kernel[1] * op.channels + 1, -(-channels // 16) * 16), 7e7, np.float32)
+  patch_row = -(-op.kernel[1] * op.channels // 16) * 16
+  sums = np.full(channels * (op.kernel[0] * patch_row + 1), 7e7, np.float32)
   words = encode([op])
   message = ctypes.create_string_buffer(400)
   failed = library().dorefa_image_block_arrays(
@@ -233,7 +234,10 @@ def image_block(x, op, weights, params, bound, path, given=None, threads=1):
   )
   if failed:
     raise ValueError(message.value.decode())
-  return (out, winners) if g is None else sums
+  if g is None:
+    return out, winners
+  rows = sums[:-channels].reshape(channels, op.kernel[0], patch_row)[..., : op.kernel[1] * op.channels]
+  return rows.reshape(channels, *op.kernel, op.channels).transpose(1, 2, 3, 0), sums[-channels:]
 
 
 def conv_op(x, codes, format, bits, groups=1, **geometry):

@@ -137,7 +137,7 @@ ffi::Error image_block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ff
   return ffi::Error::Success();
 }
 
-// sums: [taps * channels + 1, padded outputs], the last row of the bias.
+// sums: see image_block_sums.
 ffi::Error image_block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U32> winners,
                                         ffi::Buffer<ffi::F32> g, ffi::Buffer<ffi::S32> words,
                                         ffi::ResultBuffer<ffi::F32> sums, int64_t path) {
@@ -150,10 +150,11 @@ ffi::Error image_block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F
   Step step{};
   std::string error = build_float_gradient(op, &step);
   const int64_t images = x.dimensions()[0];
+  if (error.empty() && op.dilation_width != 1) error = "the rows of an image block's kernel are without gaps";
   if (error.empty()) error = check_pooled(step, images, winners.dimensions(), g.element_count());
   if (!error.empty()) return invalid(error);
   if (static_cast<int64_t>(x.element_count()) != images * op.height * op.width * op.channels ||
-      static_cast<int64_t>(sums->element_count()) != (step.taps() * op.channels + 1) * step.padded_outputs()) {
+      static_cast<int64_t>(sums->element_count()) != image_block_sums(step)) {
     return invalid("images and sums of " + std::to_string(images) + " examples do not fit");
   }
   image_block_gradient(paths()[path], step, x.typed_data(), winners.typed_data(), g.typed_data(), images,

@@ -73,33 +73,3 @@ void pool_windows(const AffinePool& p, const float* image, float* out, uint32_t*
     case Bound::kRelu: return pool_windows_as<Bound::kRelu>(p, image, out, winners);
   }
 }
-
-// The gradient of one image from that of its result; equal maxima share. Adds the sums of channels to `totals`.
-void spread_windows(const AffinePool& p, const uint32_t* winners, const float* g, float* dy, float* totals) {
-  const int64_t words = ceil_div(p.channels, 32);
-  const Simd::Floats one = Simd::broadcast_float(1), zero = Simd::float_zero();
-  const float* pixels[kWindow];
-  for (int64_t y = 0; y < p.height / 2; ++y) {
-    for (int64_t x = 0; x < p.width / 2; ++x, g += p.channels, winners += (kWindow + 1) * words) {
-      find_pixels(p, dy, y, x, pixels);
-      for (int64_t channel = 0; channel < p.channels; channel += Simd::kLanes) {
-        const int64_t left = p.channels - channel, at = channel % 32;
-        uint32_t bits[kWindow + 1];
-        for (int i = 0; i <= kWindow; ++i) bits[i] = winners[i * words + channel / 32] >> at;
-        Simd::Floats count = zero;
-        for (int i = 0; i < kWindow; ++i) count = Simd::add(count, Simd::select(bits[i], one));
-        Simd::Floats share = Simd::divide(load_some(g + channel, left), Simd::larger(count, one));
-        // Twice what is to be turned is taken away, where that is anything.
-        const Simd::Floats turned = Simd::select(bits[kWindow], share);
-        share = Simd::subtract(Simd::subtract(share, turned), turned);
-        Simd::Floats total = load_some(totals + channel, left);
-        for (int i = 0; i < kWindow; ++i) {
-          const Simd::Floats dz = Simd::select(bits[i], share);
-          total = Simd::add(total, dz);
-          Simd::store_floats(dy + (pixels[i] - dy) + channel, dz, static_cast<int>(left));
-        }
-        Simd::store_floats(totals + channel, total, static_cast<int>(left));
-      }
-    }
-  }
-}

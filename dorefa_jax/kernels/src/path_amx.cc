@@ -27,6 +27,7 @@ namespace amx {
 #include "float_gradient.h"
 #include "affine_pool.h"
 #include "image_pool.h"
+#include "window_gradient.h"
 #include "matrix.h"
 }  // namespace amx
 }  // namespace dorefa

@@ -24,6 +24,7 @@ namespace avx2 {
 #include "float_gradient.h"
 #include "affine_pool.h"
 #include "image_pool.h"
+#include "window_gradient.h"
 }  // namespace avx2
 }  // namespace dorefa
 

@@ -26,6 +26,7 @@ namespace avx512 {
 #include "float_gradient.h"
 #include "affine_pool.h"
 #include "image_pool.h"
+#include "window_gradient.h"
 }  // namespace avx512
 }  // namespace dorefa
 

@@ -24,6 +24,7 @@ namespace avx512vnni {
 #include "float_gradient.h"
 #include "affine_pool.h"
 #include "image_pool.h"
+#include "window_gradient.h"
 }  // namespace avx512vnni
 }  // namespace dorefa
 

@@ -15,5 +15,6 @@ namespace portable {
 #include "float_gradient.h"
 #include "affine_pool.h"
 #include "image_pool.h"
+#include "window_gradient.h"
 }  // namespace portable
 }  // namespace dorefa

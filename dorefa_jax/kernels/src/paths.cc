@@ -20,13 +20,14 @@ namespace dorefa {
   void add_affine_pool_sums(const AffinePool&, const float*, const float*, float*, float*); \
   void affine_pool_gradient(const AffinePool&, const float*, const float*, const GradientLine&, float*); \
   void pool_windows(const AffinePool&, const float*, float*, uint32_t*); \
-  void spread_windows(const AffinePool&, const uint32_t*, const float*, float*, float*); \
+  void add_window_gradient(const Step&, const float*, const uint32_t*, const float*, const WindowScratch&, float*, \
+                           float*); \
   void add_moments(const float*, int64_t, int64_t, float*, float*); \
   }
 #define DOREFA_FUNCTIONS(path) \
   path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
       path::add_float_gradient, path::affine_pool, path::add_affine_pool_sums, path::affine_pool_gradient, \
-      path::pool_windows, path::spread_windows, path::add_moments
+      path::pool_windows, path::add_window_gradient, path::add_moments
 #if defined(DOREFA_HAS_AMX_PATH)
 DOREFA_DECLARE(amx)
 #endif

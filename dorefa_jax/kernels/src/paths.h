@@ -59,6 +59,16 @@ enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2 };
 
 constexpr int kWinnerPlanes = 5;  // of image_pool.h
 
+// Floats in a row of a patch of the image, as the sums of window_gradient.h have them.
+inline int64_t patch_row(const Step& step) { return round_up(int64_t{step.op.kernel_width} * step.op.channels, 16); }
+
+// Where one thread spreads an image, and the gradients of a row of windows; see window_gradient.h.
+struct WindowScratch {
+  float *image, *shares;
+  uint32_t* winners;
+  int64_t* offsets;
+};
+
 // A normalization with known factors, a max pooling in windows side by side, and h, of one image.
 struct AffinePool {
   int64_t height, width, channels;
@@ -94,7 +104,9 @@ struct Path {
                                float* dy);
   // See image_pool.h.
   void (*pool_windows)(const AffinePool& p, const float* image, float* out, uint32_t* winners);
-  void (*spread_windows)(const AffinePool& p, const uint32_t* winners, const float* g, float* dy, float* totals);
+  // See window_gradient.h.
+  void (*add_window_gradient)(const Step& step, const float* image, const uint32_t* winners, const float* g,
+                              const WindowScratch& scratch, float* sums, float* totals);
   void (*add_moments)(const float* image, int64_t pixels, int64_t channels, float* sums, float* squares);
 };
 

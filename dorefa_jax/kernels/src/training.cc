@@ -219,20 +219,24 @@ void image_block(const Path& path, const Program& program, Bound bound, const fl
   });
 }
 
+int64_t image_block_sums(const Step& step) {
+  return step.op.outputs * (step.op.kernel_height * patch_row(step) + 1);
+}
+
 void image_block_gradient(const Path& path, const Step& step, const float* x, const uint32_t* winners, const float* g,
                           int64_t examples, float* sums, int64_t threads, const Schedule& schedule) {
-  const int64_t rows = step.taps() * step.op.channels, pointers = rows * int64_t{sizeof(void*)};
-  const int64_t lanes = step.padded_outputs(), image_size = int64_t{step.op.height} * step.op.width * step.op.channels;
-  const int64_t size = step.out_height * step.out_width * step.op.outputs, words = winner_words(step);
-  const AffinePool pool = pool_of(step, Bound::kClip);  // which bound it was, winners know
-  sum_examples(examples, (rows + 1) * lanes, sums, threads, schedule, [&] {
-    const auto parts = scratch_parts({step.image_words * 4, step.out_width * lanes * 4, pointers, pointers, size * 4});
-    return [&, parts](int64_t i, float* out) {
-      auto* dy = reinterpret_cast<float*>(parts[4]);
-      path.spread_windows(pool, winners + i * words, g + i * size / 4, dy, out + rows * lanes);
-      path.add_float_gradient(step, x + i * image_size, dy, reinterpret_cast<float*>(parts[0]),
-                              reinterpret_cast<float*>(parts[1]), reinterpret_cast<const float**>(parts[2]),
-                              reinterpret_cast<float**>(parts[3]), out);
+  const int64_t image_size = int64_t{step.op.height} * step.op.width * step.op.channels, words = winner_words(step);
+  const int64_t pooled_size = step.out_height * step.out_width * step.op.outputs / 4, size = image_block_sums(step);
+  const int64_t row_bytes = step.out_width / 2 * step.padded_outputs() * 4;
+  const int64_t most_vectors = step.op.kernel_height * patch_row(step);
+  sum_examples(examples, size, sums, threads, schedule, [&] {
+    const auto parts = scratch_parts(
+        {step.image_words * 4, row_bytes, row_bytes, most_vectors * static_cast<int64_t>(sizeof(int64_t))});
+    const WindowScratch scratch{reinterpret_cast<float*>(parts[0]), reinterpret_cast<float*>(parts[1]),
+                                reinterpret_cast<uint32_t*>(parts[2]), reinterpret_cast<int64_t*>(parts[3])};
+    return [&, scratch](int64_t i, float* out) {
+      path.add_window_gradient(step, x + i * image_size, winners + i * words, g + i * pooled_size, scratch, out,
+                               out + size - step.op.outputs);
     };
   });
 }

@@ -41,7 +41,9 @@ void float_gradient(const Path& path, const Step& step, const float* images, con
 void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,
                  uint32_t* winners, int64_t threads, const Schedule& schedule);
 
-// Its gradient: sums[tap][channel][padded outputs] of the weights, and then totals[padded outputs] of the bias.
+// The floats of its gradient: [output][kernel row][patch_row(step)] of the weights, and then [output] of the bias.
+int64_t image_block_sums(const Step& step);
+
 void image_block_gradient(const Path& path, const Step& step, const float* x, const uint32_t* winners, const float* g,
                           int64_t examples, float* sums, int64_t threads, const Schedule& schedule);
 
