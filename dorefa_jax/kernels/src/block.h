@@ -256,11 +256,12 @@ void run_block(const Program& program, const Buffers& buffers, const void* x, in
     const Step& out = pool ? *pool : step;  // whose pixels the codes are of
     int32_t* row = buffers.row_offsets;
     int32_t* code = buffers.code_offsets;
+    int32_t* columns = row;  // those of the first row, from which the others are a constant away
+    for (int64_t u = 0; u < step.out_width; ++u) *row++ = pixel_offset(step, 0, 0, u * step.op.stride_width / step.tile);
     for (int64_t i = 0; i < images; ++i) {
-      for (int64_t v = 0; v < step.out_height; ++v) {
-        for (int64_t u = 0; u < step.out_width; ++u) {
-          *row++ = pixel_offset(step, i, v * step.op.stride_height, u * step.op.stride_width / step.tile);
-        }
+      for (int64_t v = i == 0 ? 1 : 0; v < step.out_height; ++v) {
+        const int32_t begin = pixel_offset(step, i, v * step.op.stride_height, 0);
+        for (int64_t u = 0; u < step.out_width; ++u) *row++ = columns[u] + begin;
       }
       for (int64_t v = 0; next && v < out.out_height; ++v) {
         for (int64_t u = 0; u < out.out_width; ++u) {

@@ -59,10 +59,7 @@ float largest_magnitude(const float* g, int64_t size) {
   const Simd::Floats zero = Simd::float_zero();
   Simd::Floats largest = zero, unfit = zero;  // zero times what is not finite is NaN
   for (int64_t at = 0; at < size; at += Simd::kLanes) {
-    float part[Simd::kLanes] = {};
-    const float* from = g + at;
-    if (size - at < Simd::kLanes) from = std::copy_n(from, size - at, part) - (size - at);
-    const Simd::Floats x = Simd::load_floats(from);
+    const Simd::Floats x = Simd::load_some(g + at, size - at);
     unfit = Simd::add(unfit, Simd::multiply(x, zero));
     largest = Simd::larger(largest, Simd::larger(x, Simd::subtract(zero, x)));
   }

@@ -4,14 +4,6 @@
 
 constexpr int kWindow = 4;  // pixels
 
-// `count` floats at `from`, as a vector whose other lanes are zero.
-DOREFA_INLINE Simd::Floats load_some(const float* from, int64_t count) {
-  if (count >= Simd::kLanes) return Simd::load_floats(from);
-  float part[Simd::kLanes] = {};
-  std::copy_n(from, count, part);
-  return Simd::load_floats(part);
-}
-
 // One bit for each lane: where h has a slope at z, and where that is negative. NaN has none.
 template <Bound kBound>
 DOREFA_INLINE void slopes(Simd::Floats z, uint32_t* has_slope, uint32_t* is_negative) {
@@ -50,7 +42,7 @@ void pool_windows_as(const AffinePool& p, const float* image, float* out, uint32
           const int64_t channel = word * 32 + at, left = p.channels - channel;
           if (left <= 0) break;
           Simd::Floats z[kWindow];
-          for (int i = 0; i < kWindow; ++i) z[i] = load_some(pixels[i] + channel, left);
+          for (int i = 0; i < kWindow; ++i) z[i] = Simd::load_some(pixels[i] + channel, left);
           const Simd::Floats largest = Simd::larger(Simd::larger(z[0], z[1]), Simd::larger(z[2], z[3]));
           uint32_t has_slope, is_negative;
           slopes<kBound>(largest, &has_slope, &is_negative);

@@ -3,23 +3,17 @@
 // Floats of `pixels` pixels to codes, packed; tells whether a NaN was among them.
 template <int Bits>
 bool quantize_bits(const float* x, int64_t pixels, int64_t stride, const Step& step, uint32_t* out) {
-  constexpr int kVectors = 32 / Simd::kLanes;
   const Simd::Floats levels = Simd::broadcast_float((1 << Bits) - 1);
   bool nan = false;
   for (int64_t p = 0; p < pixels; ++p, x += stride, out += step.pixel_words) {
     for (int64_t word = 0; word < step.pixel_words; ++word) {
-      const float* from = x + word * 32;
-      float tail[32] = {};
-      if (step.group_channels - word * 32 < 32) {
-        std::copy_n(from, step.group_channels - word * 32, tail);
-        from = tail;
-      }
       uint32_t bits[Bits] = {};
-      for (int v = 0; v < kVectors; ++v) {
-        const Simd::Floats value = Simd::load_floats(from + v * Simd::kLanes);
+      for (int v = 0; v < 32 && word * 32 + v < step.group_channels; v += Simd::kLanes) {
+        const int64_t first = word * 32 + v;
+        const Simd::Floats value = Simd::load_some(x + first, step.group_channels - first);
         nan |= Simd::any_nan(value);
         const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
-        for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << (v * Simd::kLanes);
+        for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << v;
       }
       for (int a = 0; a < Bits; ++a) out[a * step.plane_words + word] = bits[a];
     }
@@ -34,10 +28,7 @@ bool quantize_bytes(const float* x, int64_t pixels, int64_t stride, const Step& 
     uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
     for (int64_t c = 0; c < step.group_channels; c += Simd::kLanes) {
       const int64_t left = step.group_channels - c;
-      float tail[Simd::kLanes] = {};
-      const float* from = x + c;
-      if (left < Simd::kLanes) from = std::copy_n(from, left, tail) - left;
-      const Simd::Floats value = Simd::load_floats(from);
+      const Simd::Floats value = Simd::load_some(x + c, left);
       nan |= Simd::any_nan(value);
       const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
       if (left >= Simd::kLanes) {
@@ -138,9 +129,15 @@ DOREFA_INLINE void copy_pixel(const uint32_t* planes, int64_t stride, int64_t fi
 void fill_input_of_planes(const uint32_t* planes, int64_t plane_count, const Step& step, uint32_t* image) {
   const Op& op = step.op;
   const int64_t stride = ceil_div(op.channels, 32);
+  const uint32_t* end = image + step.image_words;
   for (int64_t y = 0; y < op.height; ++y) {
     uint32_t* out = image + (y + op.pad_top) * step.row_words + op.pad_left * step.pixel_words;
     for (int64_t x = 0; x < op.width; ++x, planes += plane_count * stride, out += step.pixel_words) {
+      if (op.format != Format::kBits && op.channels <= 32 && op.groups == 1 && end - out >= 8) {
+        // Codes of channels that are not there are zero, as padding is, or lie where a later pixel will be.
+        Simd::unpack_codes(planes, stride, op.activation_bits, reinterpret_cast<uint8_t*>(out));
+        continue;
+      }
       for (int64_t g = 0; g < op.groups; ++g) {
         copy_pixel(planes, stride, g * step.group_channels, step, out + g * step.group_words);
       }

@@ -66,6 +66,12 @@ struct Simd {
 
   static DOREFA_INLINE Floats float_zero() { return _mm256_setzero_ps(); }
   static DOREFA_INLINE Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
+  // `count` floats; the other lanes, and all where it is not positive, are `rest`.
+  static DOREFA_INLINE Floats load_some(const float* p, int64_t count, float rest = 0) {
+    const auto lanes = static_cast<int>(std::clamp<int64_t>(count, 0, kLanes));
+    const Ints is_read = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_blendv_ps(_mm256_set1_ps(rest), _mm256_maskload_ps(p, is_read), _mm256_castsi256_ps(is_read));
+  }
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm256_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }

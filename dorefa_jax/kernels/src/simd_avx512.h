@@ -57,6 +57,11 @@ struct Simd {
 
   static DOREFA_INLINE Floats float_zero() { return _mm512_setzero_ps(); }
   static DOREFA_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+  // `count` floats; the other lanes, and all where it is not positive, are `rest`.
+  static DOREFA_INLINE Floats load_some(const float* p, int64_t count, float rest = 0) {
+    const int64_t lanes = std::clamp<int64_t>(count, 0, kLanes);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(rest), static_cast<__mmask16>((1 << lanes) - 1), p);
+  }
   static DOREFA_INLINE Floats broadcast_float(float x) { return _mm512_set1_ps(x); }
   static DOREFA_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static DOREFA_INLINE Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }

@@ -118,6 +118,10 @@ struct Simd {
     std::memcpy(&result, p, sizeof result);
     return result;
   }
+  // `count` floats; the other lanes, and all where it is not positive, are `rest`.
+  static DOREFA_INLINE Floats load_some(const float* p, int64_t count, float rest = 0) {
+    return each_float([&](int i) { return i < count ? p[i] : rest; });
+  }
   static DOREFA_INLINE Floats broadcast_float(float x) {
     return each_float([&](int) { return x; });
   }

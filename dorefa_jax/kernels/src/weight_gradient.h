@@ -167,16 +167,11 @@ bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t plane
   bool nan = false;
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += planes * words) {
     for (int64_t word = 0; word < words; ++word) {
-      const float* from = x + word * 32;
-      const int64_t left = channels - word * 32;
-      float part[32];
-      if (left < 32) {
-        std::fill_n(part, 32, -1.0f);  // beyond the last channel is neither code nor inside
-        from = std::copy_n(from, left, part) - left;
-      }
       uint32_t bits[Bits] = {}, inside = 0;
-      for (int v = 0; v < 32; v += Simd::kLanes) {
-        const Simd::Floats value = Simd::load_floats(from + v);
+      for (int v = 0; v < 32 && word * 32 + v < channels; v += Simd::kLanes) {
+        const int64_t first = word * 32 + v;
+        // Beyond the last channel is neither code nor inside.
+        const Simd::Floats value = Simd::load_some(x + first, channels - first, -1);
         nan |= Simd::any_nan(value);
         const uint32_t is_inside = Simd::reached(value, Simd::float_zero()) & Simd::reached(Simd::broadcast_float(1), value);
         inside |= is_inside << v;

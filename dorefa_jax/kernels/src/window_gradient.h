@@ -65,7 +65,7 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
   constexpr uint32_t kLanesMask = (uint32_t{1} << Simd::kLanes) - 1;
   uint32_t bits[kWindow + 1], taken = 0, tied = 0;
   for (int i = 0; i <= kWindow; ++i) bits[i] = (planes[i * words + channel / 32] >> channel % 32) & kLanesMask;
-  Simd::Floats winner = Simd::float_zero(), share = load_some(g + channel, left);
+  Simd::Floats winner = Simd::float_zero(), share = Simd::load_some(g + channel, left);
   for (int i = 0; i < kWindow; ++i) {
     winner = Simd::add(winner, Simd::select(bits[i] & ~taken, Simd::broadcast_float(static_cast<float>(i))));
     tied |= bits[i] & taken;
@@ -75,7 +75,7 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
   // Twice what is to be turned is taken away, where that is anything.
   const Simd::Floats turned = Simd::select(bits[kWindow], share);
   share = Simd::subtract(Simd::subtract(share, turned), turned);
-  Simd::store_floats(totals + channel, Simd::add(load_some(totals + channel, left), share), static_cast<int>(left));
+  Simd::store_floats(totals + channel, Simd::add(Simd::load_some(totals + channel, left), share), static_cast<int>(left));
   Simd::store_floats(shares, share, Simd::kLanes);
   Simd::store(winners, Simd::truncate(winner));
   for (; tied; tied &= tied - 1) {
