@@ -52,6 +52,7 @@ struct GradientScratch {
   uint8_t* gradients;
   const uint8_t** rows;
   float** out;
+  int32_t* rests;  // of each row, for gradients of 8 bits
 };
 
 // The bounding functions h.

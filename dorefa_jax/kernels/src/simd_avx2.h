@@ -2,6 +2,8 @@
 
 struct Simd {
   using Ints = __m256i;
+  // Ints as sums in a loop: GCC keeps those of intrinsics, whose type is of other lanes, twice, and the copy in memory.
+  using Sums = int32_t __attribute__((vector_size(32)));
   using Floats = __m256;
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 2;

@@ -2,6 +2,8 @@
 
 struct Simd {
   using Ints = __m512i;
+  // Ints as sums in a loop: GCC keeps those of intrinsics, whose type is of other lanes, twice, and the copy in memory.
+  using Sums = int32_t __attribute__((vector_size(64)));
   using Floats = __m512;
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;     // 6 x 4 accumulators, 4 weights and an input fill the registers

@@ -6,6 +6,7 @@ struct Simd {
   struct Ints {
     uint32_t lane[kLanes];
   };
+  using Sums = Ints;
   struct Floats {
     float lane[kLanes];
   };

@@ -156,9 +156,9 @@ void weight_gradient(const Path& path, const WeightGradient& w, const uint32_t* 
   const int64_t image_words = int64_t{step.op.height} * step.op.width * w.pixel_words;
   const int64_t gradient_size = step.out_height * step.out_width * step.op.outputs;
   sum_examples(examples, step.op.groups * rows * step.padded_outputs(), sums, threads, schedule, [&] {
-    const auto parts = scratch_parts({w.activation_bytes, w.gradient_bytes, pointers, pointers});
+    const auto parts = scratch_parts({w.activation_bytes, w.gradient_bytes, pointers, pointers, rows * 4});
     const GradientScratch scratch{parts[0], parts[1], reinterpret_cast<const uint8_t**>(parts[2]),
-                                  reinterpret_cast<float**>(parts[3])};
+                                  reinterpret_cast<float**>(parts[3]), reinterpret_cast<int32_t*>(parts[4])};
     return [&, scratch](int64_t i, float* out) {
       path.add_weight_gradient(w, activations + i * image_words, gradients + i * gradient_size, scales[i], scratch, out);
     };

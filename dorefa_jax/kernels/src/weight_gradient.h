@@ -59,18 +59,16 @@ int32_t activation_sum(const WeightGradient& w, const uint8_t* row) {
   return sum;
 }
 
-// Adds scale times the sums of rows to `out`.
-template <int MR, int NR>
-DOREFA_INLINE void add_gradients(const WeightGradient& w, const uint8_t* const* rows, float scale,
-                                 const Simd::Ints (&sum)[MR][NR], float* const* out) {
+template <bool kHasRests, class Sum, int MR, int NR>
+DOREFA_INLINE void add_gradients_as(const int32_t* rests, float scale, const Sum (&sum)[MR][NR], float* const* out) {
   const Simd::Floats factor = Simd::broadcast_float(scale);
-  const bool is_offset = w.gradient_bits == kMaxBits;
   DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) {
-    const Simd::Ints rest = is_offset ? Simd::broadcast(static_cast<uint32_t>(activation_sum(w, rows[i]))) : Simd::zero();
+    const Simd::Ints rest = kHasRests ? Simd::broadcast(static_cast<uint32_t>(rests[i])) : Simd::zero();
     DOREFA_UNROLL
     for (int j = 0; j < NR; ++j) {
-      const Simd::Ints total = is_offset ? Simd::add(Simd::add(sum[i][j], sum[i][j]), rest) : sum[i][j];
+      const auto part = (Simd::Ints)sum[i][j];
+      const Simd::Ints total = kHasRests ? Simd::add(Simd::add(part, part), rest) : part;
       float* to = out[i] + j * Simd::kLanes;
       const Simd::Floats value = Simd::add(Simd::multiply(Simd::to_floats(total), factor), Simd::load_floats(to));
       Simd::store_floats(to, value, Simd::kLanes);
@@ -78,15 +76,23 @@ DOREFA_INLINE void add_gradients(const WeightGradient& w, const uint8_t* const* 
   }
 }
 
+// Adds scale times the sums of rows to `out`; of 8 bits, twice the sums and what is left of each row.
+template <class Sum, int MR, int NR>
+DOREFA_INLINE void add_gradients(const WeightGradient& w, const int32_t* rests, float scale, const Sum (&sum)[MR][NR],
+                                 float* const* out) {
+  if (w.gradient_bits == kMaxBits) return add_gradients_as<true>(rests, scale, sum, out);
+  add_gradients_as<false>(rests, scale, sum, out);
+}
+
 template <int MR, int NR>
-void gradient_tile(const WeightGradient& w, const uint8_t* const* rows, const uint8_t* gradients, float scale,
-                   float* const* out) {
+void gradient_tile(const WeightGradient& w, const uint8_t* const* rows, const int32_t* rests, const uint8_t* gradients,
+                   float scale, float* const* out) {
   const int64_t lanes = w.step.padded_outputs();
-  Simd::Ints sum[MR][NR];
+  Simd::Sums sum[MR][NR];
   DOREFA_UNROLL
   for (int i = 0; i < MR; ++i) {
     DOREFA_UNROLL
-    for (int j = 0; j < NR; ++j) sum[i][j] = Simd::zero();
+    for (int j = 0; j < NR; ++j) sum[i][j] = (Simd::Sums)Simd::zero();
   }
   const auto* words = reinterpret_cast<const uint32_t*>(gradients);
   for (int64_t quad = 0; quad < w.quads; ++quad, words += lanes) {
@@ -99,23 +105,29 @@ void gradient_tile(const WeightGradient& w, const uint8_t* const* rows, const ui
       std::memcpy(&four, rows[i] + 4 * quad, sizeof four);
       const Simd::ByteInputs a = Simd::byte_inputs(four);
       DOREFA_UNROLL
-      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add_byte_products(sum[i][j], a, g[j]);
+      for (int j = 0; j < NR; ++j) {
+        sum[i][j] = (Simd::Sums)Simd::add_byte_products((Simd::Ints)sum[i][j], a, g[j]);
+      }
     }
   }
-  add_gradients<MR, NR>(w, rows, scale, sum, out);
+  add_gradients(w, rests, scale, sum, out);
 }
 
 template <int NR>
-void gradient_rows(const WeightGradient& w, const uint8_t* const* rows, int64_t count, const uint8_t* gradients,
-                   float scale, float* const* out) {
-  for (; count >= Simd::kTileRows; count -= Simd::kTileRows, rows += Simd::kTileRows, out += Simd::kTileRows) {
-    gradient_tile<Simd::kTileRows, NR>(w, rows, gradients, scale, out);
+void gradient_rows(const WeightGradient& w, const GradientScratch& scratch, int64_t count, const uint8_t* gradients,
+                   float scale) {
+  constexpr int kRows = Simd::kTileRows;
+  int64_t row = 0;
+  for (; row + kRows <= count; row += kRows) {
+    gradient_tile<kRows, NR>(w, scratch.rows + row, scratch.rests + row, gradients, scale, scratch.out + row);
   }
-  for (; count > 0; --count, ++rows, ++out) gradient_tile<1, NR>(w, rows, gradients, scale, out);
+  for (; row < count; ++row) {
+    gradient_tile<1, NR>(w, scratch.rows + row, scratch.rests + row, gradients, scale, scratch.out + row);
+  }
 }
 
 #ifdef DOREFA_AMX
-void multiply_gradients(const WeightGradient& w, const uint8_t* const* rows, int64_t count, const uint8_t* gradients,
+void multiply_gradients(const WeightGradient& w, const GradientScratch& scratch, int64_t count, const uint8_t* gradients,
                         float scale, float* sums);
 #endif
 
@@ -139,8 +151,11 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
         for (int64_t c = 0; c < w.step.group_channels; ++c, ++row, from += w.plane_bytes) scratch.rows[row] = from;
       }
     }
+    if (w.gradient_bits == kMaxBits) {
+      for (int64_t i = 0; i < count; ++i) scratch.rests[i] = activation_sum(w, scratch.rows[i]);
+    }
 #ifdef DOREFA_AMX
-    multiply_gradients(w, scratch.rows, count, gradients, scale, sums + group * count * lanes);
+    multiply_gradients(w, scratch, count, gradients, scale, sums + group * count * lanes);
     continue;
 #endif
     for (int64_t lane = 0; lane < lanes;) {
@@ -148,10 +163,10 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
       for (int64_t i = 0; i < count; ++i) scratch.out[i] = sums + (group * count + i) * lanes + lane;
       const uint8_t* some = gradients + lane * 4;
       switch (vectors) {
-        case 4: if constexpr (Simd::kTileVectors >= 4) gradient_rows<4>(w, scratch.rows, count, some, scale, scratch.out); break;
-        case 3: if constexpr (Simd::kTileVectors >= 3) gradient_rows<3>(w, scratch.rows, count, some, scale, scratch.out); break;
-        case 2: if constexpr (Simd::kTileVectors >= 2) gradient_rows<2>(w, scratch.rows, count, some, scale, scratch.out); break;
-        default: gradient_rows<1>(w, scratch.rows, count, some, scale, scratch.out); break;
+        case 4: if constexpr (Simd::kTileVectors >= 4) gradient_rows<4>(w, scratch, count, some, scale); break;
+        case 3: if constexpr (Simd::kTileVectors >= 3) gradient_rows<3>(w, scratch, count, some, scale); break;
+        case 2: if constexpr (Simd::kTileVectors >= 2) gradient_rows<2>(w, scratch, count, some, scale); break;
+        default: gradient_rows<1>(w, scratch, count, some, scale); break;
       }
       lane += vectors * Simd::kLanes;
     }
