@@ -63,11 +63,17 @@ constexpr int kWinnerPlanes = 5;  // of image_pool.h
 // Floats in a row of a patch of the image, as the sums of window_gradient.h have them.
 inline int64_t patch_row(const Step& step) { return round_up(int64_t{step.op.kernel_width} * step.op.channels, 16); }
 
-// Where one thread spreads an image, and the gradients of a row of windows; see window_gradient.h.
+// Rows of the padded image under a row of windows.
+inline int64_t patch_rows(const Step& step) {
+  return (step.op.kernel_height - 1) * int64_t{step.op.dilation_height} + step.op.stride_height + 1;
+}
+
+// Where one thread spreads a padded image, and of a row of windows the patches, and the share and the winner of each
+// output; see window_gradient.h.
 struct WindowScratch {
-  float *image, *shares;
+  float *image, *patches, *shares;
   uint32_t* winners;
-  int64_t* offsets;
+  int64_t* offsets;  // of a patch's vectors
 };
 
 // A normalization with known factors, a max pooling in windows side by side, and h, of one image.

@@ -230,10 +230,12 @@ void image_block_gradient(const Path& path, const Step& step, const float* x, co
   const int64_t row_bytes = step.out_width / 2 * step.padded_outputs() * 4;
   const int64_t most_vectors = step.op.kernel_height * patch_row(step);
   sum_examples(examples, size, sums, threads, schedule, [&] {
-    const auto parts = scratch_parts(
-        {step.image_words * 4, row_bytes, row_bytes, most_vectors * static_cast<int64_t>(sizeof(int64_t))});
+    const int64_t patch_bytes = patch_rows(step) * step.out_width * patch_row(step) * 4;
+    const auto parts = scratch_parts({step.image_words * 4, patch_bytes, row_bytes, row_bytes,
+                                      most_vectors * static_cast<int64_t>(sizeof(int64_t))});
     const WindowScratch scratch{reinterpret_cast<float*>(parts[0]), reinterpret_cast<float*>(parts[1]),
-                                reinterpret_cast<uint32_t*>(parts[2]), reinterpret_cast<int64_t*>(parts[3])};
+                                reinterpret_cast<float*>(parts[2]), reinterpret_cast<uint32_t*>(parts[3]),
+                                reinterpret_cast<int64_t*>(parts[4])};
     return [&, scratch](int64_t i, float* out) {
       path.add_window_gradient(step, x + i * image_size, winners + i * words, g + i * pooled_size, scratch, out,
                                out + size - step.op.outputs);

@@ -2,9 +2,10 @@
 // gradient, so that a fourth of the products is left: a patch of the image times a number, for each window and output.
 // Included once for each path, after float_gradient.h and image_pool.h.
 
-// Where a row of windows is, and how its patches lie in a padded image and in the sums.
+// Where the patches of a row of windows are. A patch's rows lie apart from those of its neighbours, whose floats they
+// share, so that vectors do not straddle two lines of the cache.
 struct Patches {
-  const float* image;           // the first window's patch of its first pixel
+  const float* rows;            // the first window's patch of its first pixel
   int64_t step;                 // from a window to the next
   int64_t pixels[kWindow];      // offsets of a window's pixels
   const int64_t* vectors;       // offsets of a patch's vectors, `count` of them, which are side by side in the sums
@@ -13,7 +14,7 @@ struct Patches {
 
 // Adds one patch times a number.
 void add_patch(const Patches& p, int64_t window, int64_t pixel, float factor, float* sums) {
-  const float* from = p.image + window * p.step + p.pixels[pixel];
+  const float* from = p.rows + window * p.step + p.pixels[pixel];
   for (int64_t i = 0; i < p.count; ++i, sums += Simd::kLanes) {
     const Simd::Floats sum = Simd::multiply_add(Simd::broadcast_float(factor), Simd::load_floats(from + p.vectors[i]),
                                                 Simd::load_floats(sums));
@@ -32,9 +33,9 @@ DOREFA_INLINE void add_patch_vectors(const Patches& p, int64_t first, int64_t wi
     offsets[i] = p.vectors[first + i];
     sum[i] = Simd::load_floats(sums + (first + i) * Simd::kLanes);
   }
-  const float* image = p.image;
-  for (int64_t x = 0; x < windows; ++x, image += p.step, shares += lanes, winners += lanes) {
-    const float* from = image + p.pixels[*winners];
+  const float* rows = p.rows;
+  for (int64_t x = 0; x < windows; ++x, rows += p.step, shares += lanes, winners += lanes) {
+    const float* from = rows + p.pixels[*winners];
     const Simd::Floats share = Simd::broadcast_float(*shares);
     DOREFA_UNROLL
     for (int i = 0; i < N; ++i) sum[i] = Simd::multiply_add(share, Simd::load_floats(from + offsets[i]), sum[i]);
@@ -89,25 +90,39 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
   }
 }
 
+// The rows of the patches of a row of windows, [padded image's row][pixel of the result][patch_row(step)].
+void copy_patches(const Step& step, const float* padded, int64_t rows, float* out) {
+  const int64_t row = step.padded_width * step.op.channels, size = patch_row(step);
+  const int64_t pixel = step.op.stride_width * int64_t{step.op.channels};
+  for (int64_t y = 0; y < rows; ++y, padded += row) {
+    for (int64_t x = 0; x < step.out_width; ++x, out += size) {
+      for (int64_t i = 0; i < size; i += Simd::kLanes) {
+        Simd::store_floats(out + i, Simd::load_floats(padded + x * pixel + i), Simd::kLanes);
+      }
+    }
+  }
+}
+
 // Adds one image's gradients to `sums`, [output][kernel row][tap and channel, padded], and to `totals` of the outputs.
-// `scratch` has room for a padded image, for shares and winners of a row of windows, and for offsets of vectors.
 void add_window_gradient(const Step& step, const float* image, const uint32_t* winners, const float* g,
                          const WindowScratch& scratch, float* sums, float* totals) {
   const Op& op = step.op;
-  const int64_t channels = op.channels, row = step.padded_width * channels, outputs = op.outputs;
+  const int64_t outputs = op.outputs, row = step.out_width * patch_row(step);
   const int64_t words = ceil_div(outputs, 32), lanes = step.padded_outputs(), windows = step.out_width / 2;
   const int64_t row_vectors = patch_row(step) / Simd::kLanes;
   pad_image(step, image, scratch.image);
   Patches p;
-  p.step = 2 * op.stride_width * channels;
-  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * op.stride_height * row + i % 2 * op.stride_width * channels;
+  p.rows = scratch.patches;
+  p.step = 2 * patch_row(step);
+  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * op.stride_height * row + i % 2 * patch_row(step);
   p.vectors = scratch.offsets;
   p.count = op.kernel_height * row_vectors;
   for (int64_t i = 0; i < p.count; ++i) {
     scratch.offsets[i] = i / row_vectors * op.dilation_height * row + i % row_vectors * Simd::kLanes;
   }
   for (int64_t y = 0; y < step.out_height / 2; ++y) {
-    p.image = scratch.image + 2 * y * op.stride_height * row;
+    const float* image = scratch.image + 2 * y * op.stride_height * step.padded_width * op.channels;
+    copy_patches(step, image, patch_rows(step), scratch.patches);
     for (int64_t x = 0; x < windows; ++x, g += outputs, winners += kWinnerPlanes * words) {
       for (int64_t channel = 0; channel < outputs; channel += Simd::kLanes) {
         const int64_t at = x * lanes + channel;
