@@ -95,8 +95,8 @@ std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t p
   w->pitch = ceil_div(step.padded_width, op.stride_width);
   w->quads = ceil_div((step.out_height - 1) * w->pitch + step.out_width, 4);
   w->padded_quads = round_up(w->quads, 16);
-  // The last quad of the tap that lies furthest may read behind the last row.
-  w->plane_bytes = round_up(ceil_div(step.padded_height, op.stride_height) * w->pitch + 8, 4);
+  // The last quad of the tap that lies furthest may read behind the last row, and 32 pixels are written at a time.
+  w->plane_bytes = round_up(ceil_div(step.padded_height, op.stride_height) * w->pitch + 32, 4);
   if (1.0 * op.channels * w->phases * w->plane_bytes > kMaxBytes ||
       4.0 * op.groups * w->padded_quads * step.padded_outputs() > kMaxBytes) {
     return "an example is too large for a weight gradient";

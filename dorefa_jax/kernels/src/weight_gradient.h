@@ -4,11 +4,48 @@
 // Positions are numbered along padded rows of input, so that a tap is an offset; behind a row's last position
 // gradients are zero, which codes, being odd, never are.
 
+// Rows of pixels, 32 at a time: a bit of 32 pixels is a mask, and masks of all planes are codes. What is written behind
+// a row are zeros, where its padding or a later row will be.
+void spread_rows(const WeightGradient& w, const uint32_t* planes, uint8_t* out) {
+  const Op& op = w.step.op;
+  const int bits = op.activation_bits;
+  for (int64_t y = 0; y < op.height; ++y) {
+    for (int64_t x = 0; x < op.width; x += 32) {
+      const uint32_t* from = planes + (y * op.width + x) * w.pixel_words;
+      const int64_t count = std::min<int64_t>(32, op.width - x);
+      uint8_t* to = out + (y + op.pad_top) * w.pitch + x + op.pad_left;
+      for (int64_t first = 0; first < op.channels; first += 32, to += 32 * w.plane_bytes) {
+        uint32_t words[kMaxBits][32], masks[32][kMaxBits];
+        for (int bit = 0; bit < bits; ++bit) std::fill_n(words[bit] + count, 32 - count, 0u);
+        for (int64_t pixel = 0; pixel < count; ++pixel) {
+          for (int bit = 0; bit < bits; ++bit) {
+            words[bit][pixel] = from[pixel * w.pixel_words + bit * w.plane_words + first / 32];
+          }
+        }
+        const int channels = static_cast<int>(std::min<int64_t>(32, op.channels - first));
+        for (int bit = 0; bit < bits; ++bit) {
+          for (int channel = 0; channel < channels; ++channel) masks[channel][bit] = 0;
+          for (int i = 0; i < count; i += Simd::kLanes) {
+            const Simd::Ints pixels = Simd::load(words[bit] + i);
+            for (int channel = 0; channel < channels; ++channel) {
+              masks[channel][bit] |= Simd::plane_bits(pixels, channel) << i;
+            }
+          }
+        }
+        for (int channel = 0; channel < channels; ++channel) {
+          Simd::unpack_codes(masks[channel], 1, bits, to + channel * w.plane_bytes);
+        }
+      }
+    }
+  }
+}
+
 // The codes of one example's activations, one channel after another: [group][phase][channel][plane_bytes].
 void spread_activations(const WeightGradient& w, const uint32_t* planes, uint8_t* out) {
   const Op& op = w.step.op;
   const int64_t channels = w.step.group_channels;
   std::memset(out, 0, w.activation_bytes);
+  if (w.phases == 1) return spread_rows(w, planes, out);  // groups follow each other as their channels do
   for (int64_t y = 0; y < op.height; ++y) {
     const int64_t row = y + op.pad_top;
     for (int64_t x = 0; x < op.width; ++x, planes += w.pixel_words) {
