@@ -67,8 +67,10 @@ def loss_of(
   return loss
 
 
-def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths) -> Callable[[], Any]:
-  """A compiled step (loss, gradients, batch norm, Adam) as a function without arguments.
+def build_step(
+  model: nn.Module, images: jax.Array, labels: jax.Array, *bits: dorefa.BitWidths
+) -> tuple[Callable[[], Any], float]:
+  """A compiled step (loss, gradients, batch norm, Adam) as a function without arguments, and the time of compiling it.
 
   Args:
     model: called as `model(images, train=True)`, and with `bits=` where given.
@@ -77,7 +79,7 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
     *bits: none, or one setting; arrays in it make it an argument of the compiled program.
 
   Returns:
-    The function; it returns the new parameters.
+    The function, which returns the new parameters, and the seconds of tracing, lowering and compiling.
   """
   key = jax.random.key(0)
   variables = model.init({"params": key, "dropout": key}, images, train=False)
@@ -93,8 +95,9 @@ def build_step(model: nn.Module, images: jax.Array, labels: jax.Array, *bits: do
     return {"params": optax.apply_updates(variables["params"], changes), **updates}, opt_state
 
   arguments = () if is_static else bits
+  start = time.perf_counter()
   compiled = jax.jit(step).lower(variables, opt_state, key, arguments).compile()
-  return lambda: compiled(variables, opt_state, key, arguments)
+  return lambda: compiled(variables, opt_state, key, arguments), time.perf_counter() - start
 
 
 def build_parts(
@@ -154,9 +157,7 @@ def variants(
   seconds: dict[str, float] = {}
 
   def add(name: str, model: nn.Module, *bits: dorefa.BitWidths) -> None:
-    start = time.perf_counter()
-    found[name] = build_step(model, images, labels, *bits)
-    seconds[name] = time.perf_counter() - start
+    found[name], seconds[name] = build_step(model, images, labels, *bits)
 
   add(BASELINE, PlainConvNet(width))
   add("flax float32, flax.linen.max_pool", PlainConvNet(width, flax_pooling=True))
