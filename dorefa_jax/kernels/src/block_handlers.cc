@@ -13,10 +13,6 @@ namespace ffi = xla::ffi;
 namespace dorefa {
 namespace {
 
-Schedule schedule_on(ffi::ThreadPool& pool) {
-  return [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-}
-
 // What both passes take: norm is {scale, bias} [2, channels], spec {window, bound}. Returns an empty string, or what is
 // wrong.
 std::string read_block(ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weights, ffi::Buffer<ffi::F32> params,

@@ -1,11 +1,13 @@
-// What the handlers share: messages, and a guard against exceptions.
+// What the handlers share: messages, threads, and a guard against exceptions.
 #ifndef DOREFA_CHECKS_H_
 #define DOREFA_CHECKS_H_
 
 #include <exception>
+#include <functional>
 #include <string>
 #include <utility>
 
+#include "parallel.h"
 #include "paths.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -21,6 +23,10 @@ inline bool has_path(int64_t path) {
 
 inline xla::ffi::Error no_path(int64_t path) {
   return invalid("this processor has no path " + std::to_string(path));
+}
+
+inline Schedule schedule_on(xla::ffi::ThreadPool& pool) {
+  return [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
 }
 
 // A handler from which no exception leaves for XLA.

@@ -39,7 +39,7 @@ ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffe
                    std::to_string(x.element_count()) + " and " + std::to_string(y->element_count()));
   }
   run(program, paths()[path], x.typed_data(), images, y->typed_data(), pool.num_threads(),
-      [&](std::function<void()> task) { pool.Schedule(std::move(task)); });
+      schedule_on(pool));
   return ffi::Error::Success();
 }
 

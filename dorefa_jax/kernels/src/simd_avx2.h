@@ -2,7 +2,7 @@
 
 struct Simd {
   using Ints = __m256i;
-  // Ints as sums in a loop: GCC keeps those of intrinsics, whose type is of other lanes, twice, and the copy in memory.
+  // For sums in a loop: GCC keeps one of type Ints twice, as it is declared and as intrinsics see it, the other in memory.
   using Sums = int32_t __attribute__((vector_size(32)));
   using Floats = __m256;
   static constexpr int kLanes = 8;

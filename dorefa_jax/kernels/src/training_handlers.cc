@@ -15,10 +15,6 @@ namespace ffi = xla::ffi;
 namespace dorefa {
 namespace {
 
-Schedule schedule_on(ffi::ThreadPool& pool) {
-  return [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-}
-
 std::string check_bits(int64_t bits, const char* of) {
   if (bits >= 1 && bits <= kMaxBits) return "";
   return std::string("bits of ") + of + " must be 1 to 8, got " + std::to_string(bits);

@@ -63,9 +63,9 @@ void add_patches(const Patches& p, int64_t windows, const float* shares, const u
 DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t* planes, int64_t words,
                                 int64_t channel, int64_t left, const float* g, float* shares, uint32_t* winners,
                                 float* sums, float* totals) {
-  constexpr uint32_t kLanesMask = (uint32_t{1} << Simd::kLanes) - 1;
+  const uint32_t is_output = (uint32_t{1} << std::min<int64_t>(left, Simd::kLanes)) - 1;
   uint32_t bits[kWindow + 1], taken = 0, tied = 0;
-  for (int i = 0; i <= kWindow; ++i) bits[i] = (planes[i * words + channel / 32] >> channel % 32) & kLanesMask;
+  for (int i = 0; i <= kWindow; ++i) bits[i] = (planes[i * words + channel / 32] >> channel % 32) & is_output;
   Simd::Floats winner = Simd::float_zero(), share = Simd::load_some(g + channel, left);
   for (int i = 0; i < kWindow; ++i) {
     winner = Simd::add(winner, Simd::select(bits[i] & ~taken, Simd::broadcast_float(static_cast<float>(i))));
