@@ -47,7 +47,7 @@ def best_format(
   products with codes of up to 5 bits, once the table is built.
 
   Args:
-    weight_bits, activation_bits: W and A; may be traced, and then tables are not chosen.
+    weight_bits, activation_bits: W and A; may be traced.
     shape: of the kernel, [height, width, channels of a group, outputs].
     groups: of the convolution.
     rows: of the product: images times pixels of the result; None for many.
@@ -67,22 +67,26 @@ def best_format(
   if path in MATRIX_PATHS and not has_few_rows:
     return Format.BYTES
   is_wide = width is not None and (width >= MIN_TABLE_WIDTH or has_few_rows)
-  if is_wide and path in TABLE_PATHS and fits_tables(weight_bits, activation_bits, shape):
-    assert isinstance(activation_bits, int)
-    # Panels are counted by what of them is filled: a panel of few outputs takes as long as a full one.
-    uses = shape[0] * shape[1] * (shape[3] // groups) / PANEL_CHANNELS
-    # Of few rows, bits of two planes are read faster than an index for each table.
-    is_slower = has_few_rows and activation_bits <= 2
-    if not is_slower and uses >= MIN_TABLE_USES.get(activation_bits, math.inf):
-      return Format.TABLES
+  # Panels are counted by what of them is filled: a panel of few outputs takes as long as a full one.
+  uses = shape[0] * shape[1] * (shape[3] // groups) / PANEL_CHANNELS
+  table_bits = [a for a, least in MIN_TABLE_USES.items() if uses >= least and fits_tables(1, a, shape)]
+  if not is_wide or path not in TABLE_PATHS:
+    table_bits = []
+  elif has_few_rows:  # then bits of two planes are read faster than an index for each table
+    table_bits = [a for a in table_bits if a > 2]
   # A word of bits is for 32 channels, however few there are: 16 channels are four words of bytes and one of each plane.
   limit = math.floor(-(-shape[2] // 4) / (-(-shape[2] // 32) * BITS_COST))
   if has_few_rows:
     limit = MAX_BIT_PRODUCTS_UNCACHED if math.prod(shape) > CACHED_WEIGHTS else MAX_BIT_PRODUCTS_CACHED
-  is_bits = weight_bits * activation_bits <= limit
-  if isinstance(is_bits, bool):
-    return Format.BITS if is_bits else Format.BYTES
-  return jnp.where(is_bits, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
+  if isinstance(weight_bits, int) and isinstance(activation_bits, int):
+    if weight_bits == 1 and activation_bits in table_bits:
+      return Format.TABLES
+    return Format.BITS if weight_bits * activation_bits <= limit else Format.BYTES
+  chosen = jnp.where(weight_bits * activation_bits <= limit, jnp.int32(Format.BITS), jnp.int32(Format.BYTES))
+  if not table_bits:
+    return chosen
+  is_table = (jnp.int32(weight_bits) == 1) & jnp.isin(jnp.int32(activation_bits), jnp.array(table_bits, jnp.int32))
+  return jnp.where(is_table, jnp.int32(Format.TABLES), chosen)
 
 
 def fits_tables(weight_bits: Bits, activation_bits: Bits, shape: tuple[int, int, int, int]) -> bool:

@@ -116,7 +116,10 @@ def test_formats_are_chosen_by_the_product_of_widths(monkeypatch):
   ],
 )
 def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
-  assert best_format(*bits, shape, **{"path": "avx512", **options}) is expected
+  options = {"path": "avx512", **options}
+  assert best_format(*bits, shape, **options) is expected
+  traced = jax.jit(lambda w, a: best_format(w, a, shape, **options))
+  assert traced(*map(jnp.int32, bits)) == expected
 
 
 @needs_library
