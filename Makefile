@@ -35,7 +35,9 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-# The compiled kernels with AddressSanitizer and UndefinedBehaviorSanitizer, on every path that the processor has.
+# The compiled kernels with AddressSanitizer and UndefinedBehaviorSanitizer, on every path that the processor has, and on
+# AMX's in any case where it has AVX-512: its instructions are then in software.
+SOFTWARE_AMX = $(shell grep -q amx_int8 /proc/cpuinfo 2>/dev/null || echo -DDOREFA_SOFTWARE_AMX)
 sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
@@ -44,7 +46,7 @@ sanitize: $(VENV)/.test $(SANITIZED)/library.so
 
 $(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
 	mkdir -p $(SANITIZED)
-	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off \
+	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off $(SOFTWARE_AMX) \
 	  -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -c {} -o $(SANITIZED)/$$(basename {}).o'
 	$(CXX) -shared -fsanitize=address,undefined $(SANITIZED)/*.o -o $@ -pthread
 

@@ -101,7 +101,7 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
 
   Returns:
     float32 [batch, rows / 2, columns / 2, outputs], of the convolution's rows and columns. Equal maxima share the
-    gradient; an image that is not finite gives NaN.
+    gradient; an image that is not finite gives NaN, and so do the gradients of a batch with it.
 
   Example:
     >>> x, w = jnp.full((1, 6, 6, 3), 0.1), jnp.ones((3, 3, 3, 4))

@@ -40,6 +40,8 @@ def best_format(
 ) -> Format | jax.Array:
   """The format in which a product is faster: BITS where W A is small, TABLES for many outputs of 1-bit weights.
 
+  Else, and where they are multiplied by matrices (AMX) unless rows are few: BYTES.
+
   A 512-bit AND, popcount and addition are three instructions for 512 one-bit products, where a
   VNNI instruction multiplies 64 bytes: they are equal at W A = 5.3, and earlier where channels do not
   fill the words of bits. A product of few rows waits for

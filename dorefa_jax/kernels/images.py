@@ -39,7 +39,8 @@ def image_block(
   """A convolution in float32, max pooling in 2x2 windows side by side, and h.
 
   Args:
-    x, w, geometry, path: as in `image_conv`.
+    x, w, path: as in `image_conv`.
+    geometry: of the convolution, without strides, dilation, groups and padding, to even sizes.
     bias: float32 [outputs], of the convolution.
     bound: number of the bounding function in `dorefa_jax.quantizers.BOUND_KINDS`.
 
@@ -71,7 +72,7 @@ def image_block_gradient(
     g: the result's gradient.
 
   Returns:
-    float32 of `geometry.shape`, and [outputs].
+    float32 of `geometry.shape`, and [outputs]; NaN where an image is not finite.
   """
   height, width, channels, outputs = geometry.shape
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)

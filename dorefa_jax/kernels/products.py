@@ -58,7 +58,8 @@ def pack_weights(
       below 2^W.
     scale: float, or [outputs]: code c stands for `scale (2 c - n) / n`, `n = 2^W - 1`.
     bits: W, 1 to 8; may be traced, and then the words have room for the widest.
-    activation_bits: A of the products to come, by which the format is chosen; may be traced.
+    activation_bits: A of the products to come, by which the format is chosen; may be traced. Tables, where they
+      are chosen, serve products of 1 to 5 bits alone.
     groups: of the convolution.
     rows: of the products to come, images times pixels of the result; None for many.
     out_width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.

@@ -116,7 +116,7 @@ def test_a_quantized_block_and_its_gradient(path, data):
 @pytest.mark.parametrize("bound", [0, 1, 2])
 @given(
   rows=st.integers(1, 3), columns=st.integers(1, 3), channels=st.integers(1, 3), outputs=st.integers(1, 70),
-  images=st.sampled_from([1, 18]), kernel=st.sampled_from([(1, 2), (2, 3), (5, 6)]),
+  images=st.sampled_from([1, 18]), kernel=st.sampled_from([(1, 2), (2, 3), (3, 3), (4, 4), (5, 6)]),
 )  # fmt: skip
 def test_a_block_of_images_and_its_gradient(path, bound, rows, columns, channels, outputs, images, kernel):
   rng = np.random.default_rng(0)
@@ -146,6 +146,38 @@ def test_a_block_of_images_and_its_gradient(path, bound, rows, columns, channels
       dw[v, u] = np.einsum("nyxc,nyxo->co", part, dy)
   np.testing.assert_allclose(got[0][0], dw, rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(got[0][1], dy.sum((0, 1, 2)), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_image_that_is_not_finite_has_no_finite_gradient(path):
+  x = np.zeros((2, 4, 4, 1), np.float32)
+  x[1, 3, 3] = np.nan  # in no patch that wins
+  op = dataclasses.replace(Geometry((4, 4), (3, 3, 1, 4)).op(), format=Format.FLOATS)
+  weights, params = np.zeros((9, 16), np.float32), native.parameters([np.float32(1), np.float32(0)], 4)
+  for images, is_finite in ((x[:1], True), (x, False)):
+    winners = np.zeros((len(images), 5, 1), np.uint32)
+    winners[:, 0] = 15
+    g = np.ones((len(images), 1, 1, 4), np.float32)
+    dw, dbias = native.image_block(images, op, weights, params, 0, path, (winners, g))
+    assert (np.isfinite(dw) == is_finite).all()
+    assert (np.isfinite(dbias) == is_finite).all()
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"strides": (1, 2)}, "without strides"),
+    ({"dilation": (2, 1)}, "without strides"),
+    ({"padding": ((1, 1), (0, 0))}, "without strides"),
+    ({"size": (5, 6)}, "do not divide"),
+  ],
+)
+def test_what_is_no_block_of_images_is_refused(options, message):
+  geometry = Geometry(**{"size": (6, 6), "shape": (3, 3, 1, 4), **options})
+  op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
+  weights, params = np.zeros((9, 16), np.float32), native.parameters([np.float32(1), np.float32(0)], 4)
+  with pytest.raises(ValueError, match=message):
+    native.image_block(np.zeros((1, *geometry.size, 1)), op, weights, params, 0, PATHS[0])
 
 
 def test_what_is_no_block_is_refused():

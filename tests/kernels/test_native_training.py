@@ -24,7 +24,8 @@ def geometries(draw, max_groups=3):
   kernel, strides, dilation = [(draw(sizes), draw(sizes)) for _ in range(3)]
   reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
   padding = tuple((draw(st.integers(0, r - 1)), draw(st.integers(0, r - 1))) for r in reach)
-  size = tuple(draw(st.integers(max(1, r - sum(p)), r + 5)) for r, p in zip(reach, padding))
+  height, width = (draw(st.integers(max(1, r - sum(p)), r + 5)) for r, p in zip(reach, padding))
+  size = height, width + draw(st.sampled_from((0, 0, 0, 0, 0, 0, 26, 57)))  # rows are spread 32 pixels at a time
   groups = draw(st.integers(1, max_groups))
   channels, outputs = draw(st.integers(1, 40)), draw(st.integers(1, 70))
   return Geometry(size, (*kernel, channels, groups * outputs), strides, dilation, padding, groups)

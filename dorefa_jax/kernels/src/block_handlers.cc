@@ -95,9 +95,10 @@ ffi::Error block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> pl
   return ffi::Error::Success();
 }
 
-// Whether winners and a result are of the pooled result of a convolution of some images; its windows must be whole.
+// Whether winners and a result are of the pooled result of a convolution of some images.
 std::string check_pooled(const Step& step, int64_t images, ffi::Span<const int64_t> winners, int64_t pooled_size) {
-  if (step.out_height % 2 || step.out_width % 2) return "windows of 2x2 do not divide the image";
+  const std::string error = check_image_block(step);
+  if (!error.empty()) return error;
   const int64_t windows = images * (step.out_height / 2) * (step.out_width / 2);
   if (winners.size() != 3 || winners[0] != windows || winners[1] != kWinnerPlanes ||
       winners[2] != ceil_div(step.op.outputs, 32) || pooled_size != windows * step.op.outputs) {
@@ -122,9 +123,6 @@ ffi::Error image_block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ff
   if (!error.empty()) return invalid(error);
   const int64_t bound = spec.typed_data()[0], images = x.dimensions()[0];
   if (bound < 0 || bound > 2) return invalid("there are 3 bounds, got " + std::to_string(bound));
-  if (!is_float(program.steps[0].op.format) || program.steps[0].op.output != Output::kFloats) {
-    return invalid("an image block is of floats");
-  }
   if (static_cast<int64_t>(x.element_count()) != images * program.in_size) return invalid("images of another size");
   error = check_pooled(program.steps[0], images, winners->dimensions(), out->element_count());
   if (!error.empty()) return invalid(error);
@@ -146,7 +144,6 @@ ffi::Error image_block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F
   Step step{};
   std::string error = build_float_gradient(op, &step);
   const int64_t images = x.dimensions()[0];
-  if (error.empty() && op.dilation_width != 1) error = "the rows of an image block's kernel are without gaps";
   if (error.empty()) error = check_pooled(step, images, winners.dimensions(), g.element_count());
   if (!error.empty()) return invalid(error);
   if (static_cast<int64_t>(x.element_count()) != images * op.height * op.width * op.channels ||

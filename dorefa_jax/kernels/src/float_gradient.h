@@ -1,15 +1,5 @@
 // Float images times float gradients: the weight gradient of a first layer. Included once for each path, after its Simd.
 
-// A float image with its padding.
-void pad_image(const Step& step, const float* image, float* padded) {
-  const Op& op = step.op;
-  const int64_t row = int64_t{op.width} * op.channels, padded_row = step.padded_width * op.channels;
-  std::fill_n(padded, step.padded_height * padded_row, 0.0f);
-  for (int64_t y = 0; y < op.height; ++y) {
-    std::copy_n(image + y * row, row, padded + (y + op.pad_top) * padded_row + op.pad_left * op.channels);
-  }
-}
-
 template <int MR, int NR>
 DOREFA_INLINE void float_gradient_tile(const float* const* rows, int64_t row_step, const float* g, int64_t g_step,
                                        int64_t count, float* const* out) {
@@ -55,7 +45,11 @@ void add_float_gradient(const Step& step, const float* image, const float* g, fl
                         const float** rows, float** out, float* sums) {
   const Op& op = step.op;
   const int64_t lanes = step.padded_outputs(), channels = op.channels, row_size = step.padded_width * channels;
-  pad_image(step, image, padded);
+  std::fill_n(padded, step.padded_height * row_size, 0.0f);
+  for (int64_t y = 0; y < op.height; ++y) {
+    std::copy_n(image + y * op.width * channels, op.width * channels,
+                padded + (y + op.pad_top) * row_size + op.pad_left * channels);
+  }
   std::fill_n(gradients, step.out_width * lanes, 0.0f);
   const int64_t count = step.taps() * channels;
   for (int64_t y = 0; y < step.out_height; ++y) {

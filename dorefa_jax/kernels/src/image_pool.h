@@ -3,6 +3,7 @@
 // takes the gradient, and one that is set where h turns its sign.
 
 constexpr int kWindow = 4;  // pixels
+static_assert(kWinnerPlanes == kWindow + 1, "a plane for each pixel, and one of signs");
 
 // One bit for each lane: where h has a slope at z, and where that is negative. NaN has none.
 template <Bound kBound>
@@ -34,10 +35,10 @@ void pool_windows_as(const AffinePool& p, const float* image, float* out, uint32
   const int64_t words = ceil_div(p.channels, 32);
   const float* pixels[kWindow];
   for (int64_t y = 0; y < p.height / 2; ++y) {
-    for (int64_t x = 0; x < p.width / 2; ++x, out += p.channels, winners += (kWindow + 1) * words) {
+    for (int64_t x = 0; x < p.width / 2; ++x, out += p.channels, winners += kWinnerPlanes * words) {
       find_pixels(p, image, y, x, pixels);
       for (int64_t word = 0; word < words; ++word) {
-        uint32_t planes[kWindow + 1] = {};
+        uint32_t planes[kWinnerPlanes] = {};
         for (int at = 0; at < 32; at += Simd::kLanes) {
           const int64_t channel = word * 32 + at, left = p.channels - channel;
           if (left <= 0) break;
@@ -51,7 +52,7 @@ void pool_windows_as(const AffinePool& p, const float* image, float* out, uint32
           planes[kWindow] |= (is_negative & has_slope) << at;
           Simd::store_floats(out + channel, bounded_vector<kBound>(largest), static_cast<int>(left));
         }
-        for (int i = 0; i <= kWindow; ++i) winners[i * words + word] = planes[i];
+        for (int i = 0; i < kWinnerPlanes; ++i) winners[i * words + word] = planes[i];
       }
     }
   }

@@ -9,6 +9,9 @@ struct TileShapes {
   uint8_t rows[16] = {};
 };
 
+// Compilers are not told what the intrinsics read, and could drop or delay what was stored there.
+DOREFA_INLINE void matrices_read(const void* from) { asm volatile("" ::"r"(from) : "memory"); }
+
 // Gives this thread's matrix registers their shape, all the same, and gives them back.
 class Matrices {
  public:
@@ -18,6 +21,7 @@ class Matrices {
       shapes.row_bytes[i] = 64;
       shapes.rows[i] = 16;
     }
+    matrices_read(&shapes);
     _tile_loadconfig(&shapes);
   }
   ~Matrices() { _tile_release(); }
@@ -38,6 +42,7 @@ struct Lanes {
 DOREFA_INLINE void multiply_matrices(const uint8_t* rows, int64_t row_bytes, int64_t whole, const Lanes& left,
                                      const Lanes& right, int32_t* out) {
   const uint8_t* lower = rows + 16 * row_bytes;
+  matrices_read(rows);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

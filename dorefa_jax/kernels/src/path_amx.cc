@@ -3,6 +3,10 @@
 
 #if defined(DOREFA_HAS_AMX_PATH)
 
+#if defined(DOREFA_SOFTWARE_AMX)
+#include "matrix_software.h"
+#endif
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq,avx512vbmi,amx-tile,amx-int8,popcnt,fma"))), apply_to = function)
 #else

@@ -57,11 +57,15 @@ bool has_avx512() {
 #if defined(DOREFA_HAS_AMX_PATH)
 // The processor must have the instructions, and the system let this process use their registers.
 bool find_amx() {
+#if defined(DOREFA_SOFTWARE_AMX)
+  return has_avx512();
+#else
   constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
   unsigned a, b, c, d;
   if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kInt8) == 0) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#endif
 }
 bool has_amx() {
   static const bool found = find_amx();  // a virtual machine answers CPUID slowly

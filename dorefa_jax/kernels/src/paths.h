@@ -60,18 +60,19 @@ enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2 };
 
 constexpr int kWinnerPlanes = 5;  // of image_pool.h
 
-// Floats in a row of a patch of the image, as the sums of window_gradient.h have them.
-inline int64_t patch_row(const Step& step) { return round_up(int64_t{step.op.kernel_width} * step.op.channels, 16); }
-
-// Rows of the padded image under a row of windows.
-inline int64_t patch_rows(const Step& step) {
-  return (step.op.kernel_height - 1) * int64_t{step.op.dilation_height} + step.op.stride_height + 1;
+// Floats in a row of a patch of the image, zeros behind it, as the sums of window_gradient.h have them.
+constexpr int64_t kPatchMultiple = 16;
+inline int64_t patch_row(const Step& step) {
+  return round_up(int64_t{step.op.kernel_width} * step.op.channels, kPatchMultiple);
 }
 
-// Where one thread spreads a padded image, and of a row of windows the patches, and the share and the winner of each
-// output; see window_gradient.h.
+// Rows of an image under a row of windows.
+inline int64_t patch_rows(const Step& step) { return step.op.kernel_height + 1; }
+
+// Where one thread keeps the patches of a row of windows, and the share and the winner of each output; see
+// window_gradient.h.
 struct WindowScratch {
-  float *image, *patches, *shares;
+  float *patches, *shares;
   uint32_t* winners;
   int64_t* offsets;  // of a patch's vectors
 };

@@ -176,8 +176,9 @@ int dorefa_image_block_arrays(int64_t path, int64_t threads, const float* x, int
                               int64_t bound, float* out, uint32_t* winners, const float* g, float* sums, char* message,
                               int64_t room) {
   Program program;
-  const std::string error =
+  std::string error =
       build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
+  if (error.empty()) error = check_image_block(program.steps[0]);
   if (error.empty()) {
     Threads pool;
     if (g == nullptr) {

@@ -193,21 +193,29 @@ void float_gradient(const Path& path, const Step& step, const float* images, con
 
 namespace {
 
-// The pooling of a convolution's result.
-AffinePool pool_of(const Step& step, Bound bound) {
-  return {step.out_height, step.out_width, step.op.outputs, 2, bound, nullptr, nullptr};
-}
-
 int64_t winner_words(const Step& step) {
   return step.out_height / 2 * (step.out_width / 2) * kWinnerPlanes * ceil_div(step.op.outputs, 32);
 }
 
 }  // namespace
 
+std::string check_image_block(const Step& step) {
+  const Op& op = step.op;
+  if (!is_float(op.format) || op.kind != Kind::kConv || op.output != Output::kFloats) {
+    return "an image block is a convolution of floats";
+  }
+  if (op.stride_height != 1 || op.stride_width != 1 || op.dilation_height != 1 || op.dilation_width != 1 ||
+      op.groups != 1 || op.gap_height != 1 || op.gap_width != 1 || step.padded_height != op.height ||
+      step.padded_width != op.width) {
+    return "an image block's convolution is without strides, dilation, groups and padding";
+  }
+  return step.out_height % 2 || step.out_width % 2 ? "windows of 2x2 do not divide the image" : "";
+}
+
 void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,
                  uint32_t* winners, int64_t threads, const Schedule& schedule) {
   const Step& step = program.steps[0];
-  const AffinePool pool = pool_of(step, bound);
+  const AffinePool pool{step.out_height, step.out_width, step.op.outputs, 2, bound, nullptr, nullptr};
   const int64_t size = program.out_size, words = winner_words(step);
   for_each_part(images, threads, schedule, [&] {
     const Buffers buffers = lay_out(program, 1);
@@ -228,14 +236,12 @@ void image_block_gradient(const Path& path, const Step& step, const float* x, co
   const int64_t image_size = int64_t{step.op.height} * step.op.width * step.op.channels, words = winner_words(step);
   const int64_t pooled_size = step.out_height * step.out_width * step.op.outputs / 4, size = image_block_sums(step);
   const int64_t row_bytes = step.out_width / 2 * step.padded_outputs() * 4;
-  const int64_t most_vectors = step.op.kernel_height * patch_row(step);
+  const int64_t patch_bytes = patch_rows(step) * step.out_width * patch_row(step) * 4;
+  const int64_t offset_bytes = step.op.kernel_height * patch_row(step) * int64_t{sizeof(int64_t)};  // enough for vectors of 1
   sum_examples(examples, size, sums, threads, schedule, [&] {
-    const int64_t patch_bytes = patch_rows(step) * step.out_width * patch_row(step) * 4;
-    const auto parts = scratch_parts({step.image_words * 4, patch_bytes, row_bytes, row_bytes,
-                                      most_vectors * static_cast<int64_t>(sizeof(int64_t))});
+    const auto parts = scratch_parts({patch_bytes, row_bytes, row_bytes, offset_bytes});
     const WindowScratch scratch{reinterpret_cast<float*>(parts[0]), reinterpret_cast<float*>(parts[1]),
-                                reinterpret_cast<float*>(parts[2]), reinterpret_cast<uint32_t*>(parts[3]),
-                                reinterpret_cast<int64_t*>(parts[4])};
+                                reinterpret_cast<uint32_t*>(parts[2]), reinterpret_cast<int64_t*>(parts[3])};
     return [&, scratch](int64_t i, float* out) {
       path.add_window_gradient(step, x + i * image_size, winners + i * words, g + i * pooled_size, scratch, out,
                                out + size - step.op.outputs);

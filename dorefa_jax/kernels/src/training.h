@@ -36,6 +36,9 @@ std::string build_float_gradient(const Op& op, Step* step);
 void float_gradient(const Path& path, const Step& step, const float* images, const float* gradients, int64_t examples,
                     float* sums, int64_t threads, const Schedule& schedule);
 
+// Checks the convolution of an image block. Returns an empty string, or what is wrong.
+std::string check_image_block(const Step& step);
+
 // A convolution of float images, max pooling in 2x2 windows, and h: `program` is of one convolution to floats. Winners
 // are as image_pool.h says, of each image in turn.
 void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,

@@ -193,8 +193,7 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
     }
 #ifdef DOREFA_AMX
     multiply_gradients(w, scratch, count, gradients, scale, sums + group * count * lanes);
-    continue;
-#endif
+#else
     for (int64_t lane = 0; lane < lanes;) {
       const int64_t vectors = std::min<int64_t>(Simd::kTileVectors, (lanes - lane) / Simd::kLanes);
       for (int64_t i = 0; i < count; ++i) scratch.out[i] = sums + (group * count + i) * lanes + lane;
@@ -207,6 +206,7 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
       }
       lane += vectors * Simd::kLanes;
     }
+#endif
   }
 }
 

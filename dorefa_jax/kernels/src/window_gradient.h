@@ -2,6 +2,8 @@
 // gradient, so that a fourth of the products is left: a patch of the image times a number, for each window and output.
 // Included once for each path, after float_gradient.h and image_pool.h.
 
+static_assert(kPatchMultiple % Simd::kLanes == 0, "rows of patches are whole vectors");
+
 // Where the patches of a row of windows are. A patch's rows lie apart from those of its neighbours, whose floats they
 // share, so that vectors do not straddle two lines of the cache.
 struct Patches {
@@ -64,8 +66,8 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
                                 int64_t channel, int64_t left, const float* g, float* shares, uint32_t* winners,
                                 float* sums, float* totals) {
   const uint32_t is_output = (uint32_t{1} << std::min<int64_t>(left, Simd::kLanes)) - 1;
-  uint32_t bits[kWindow + 1], taken = 0, tied = 0;
-  for (int i = 0; i <= kWindow; ++i) bits[i] = (planes[i * words + channel / 32] >> channel % 32) & is_output;
+  uint32_t bits[kWinnerPlanes], taken = 0, tied = 0;
+  for (int i = 0; i < kWinnerPlanes; ++i) bits[i] = (planes[i * words + channel / 32] >> channel % 32) & is_output;
   Simd::Floats winner = Simd::float_zero(), share = Simd::load_some(g + channel, left);
   for (int i = 0; i < kWindow; ++i) {
     winner = Simd::add(winner, Simd::select(bits[i] & ~taken, Simd::broadcast_float(static_cast<float>(i))));
@@ -90,39 +92,42 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
   }
 }
 
-// The rows of the patches of a row of windows, [padded image's row][pixel of the result][patch_row(step)].
-void copy_patches(const Step& step, const float* padded, int64_t rows, float* out) {
-  const int64_t row = step.padded_width * step.op.channels, size = patch_row(step);
-  const int64_t pixel = step.op.stride_width * int64_t{step.op.channels};
-  for (int64_t y = 0; y < rows; ++y, padded += row) {
+// The rows of the patches of a row of windows, [image's row][pixel of the result][patch_row(step)].
+void copy_patches(const Step& step, const float* image, float* out) {
+  const int64_t channels = step.op.channels, count = step.op.kernel_width * channels, size = patch_row(step);
+  for (int64_t y = 0; y < patch_rows(step); ++y, image += step.op.width * channels) {
     for (int64_t x = 0; x < step.out_width; ++x, out += size) {
       for (int64_t i = 0; i < size; i += Simd::kLanes) {
-        Simd::store_floats(out + i, Simd::load_floats(padded + x * pixel + i), Simd::kLanes);
+        Simd::store_floats(out + i, Simd::load_some(image + x * channels + i, count - i), Simd::kLanes);
       }
     }
   }
 }
 
-// Adds one image's gradients to `sums`, [output][kernel row][tap and channel, padded], and to `totals` of the outputs.
+// Adds one image's gradients to `sums`, [output][kernel row][patch_row(step)], and to `totals` of the outputs. All are NaN
+// where the image is not finite: by itself NaN would reach those alone whose patches win.
 void add_window_gradient(const Step& step, const float* image, const uint32_t* winners, const float* g,
                          const WindowScratch& scratch, float* sums, float* totals) {
   const Op& op = step.op;
   const int64_t outputs = op.outputs, row = step.out_width * patch_row(step);
+  if (any_not_finite(image, int64_t{op.height} * op.width * op.channels)) {
+    std::fill_n(sums, outputs * op.kernel_height * patch_row(step), std::numeric_limits<float>::quiet_NaN());
+    std::fill_n(totals, outputs, std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
   const int64_t words = ceil_div(outputs, 32), lanes = step.padded_outputs(), windows = step.out_width / 2;
   const int64_t row_vectors = patch_row(step) / Simd::kLanes;
-  pad_image(step, image, scratch.image);
   Patches p;
   p.rows = scratch.patches;
   p.step = 2 * patch_row(step);
-  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * op.stride_height * row + i % 2 * patch_row(step);
+  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * row + i % 2 * patch_row(step);
   p.vectors = scratch.offsets;
   p.count = op.kernel_height * row_vectors;
   for (int64_t i = 0; i < p.count; ++i) {
-    scratch.offsets[i] = i / row_vectors * op.dilation_height * row + i % row_vectors * Simd::kLanes;
+    scratch.offsets[i] = i / row_vectors * row + i % row_vectors * Simd::kLanes;
   }
   for (int64_t y = 0; y < step.out_height / 2; ++y) {
-    const float* image = scratch.image + 2 * y * op.stride_height * step.padded_width * op.channels;
-    copy_patches(step, image, patch_rows(step), scratch.patches);
+    copy_patches(step, image + 2 * y * op.width * op.channels, scratch.patches);
     for (int64_t x = 0; x < windows; ++x, g += outputs, winners += kWinnerPlanes * words) {
       for (int64_t channel = 0; channel < outputs; channel += Simd::kLanes) {
         const int64_t at = x * lanes + channel;
