@@ -1,9 +1,13 @@
-"""Atomic checkpoints of a trial, kept by Orbax."""
+"""Atomic checkpoints of a trial, kept by Orbax, with digests by which damage is noticed."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import hashlib
+import json
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -11,47 +15,237 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.errors import UsageError
+from experiments.records import read_json, write_json
 from experiments.steps import TrainState
+
+FILES = "files.json"
+"""Beside the checkpoints: {step: {file: SHA-256}}, the proof that a file is, or is not, as it was written."""
+KEPT = 2
+
+
+class CheckpointError(UsageError):
+  """A checkpoint that cannot be used here although its files are not known to be damaged; nothing was touched."""
+
+
+class _Damaged(Exception):
+  """A checkpoint whose files are not what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+  """What a checkpoint holds, whatever state this version of the code makes.
+
+  Attributes:
+    where: directory and step, for messages.
+    arrays: by path, such as "params/fc/kernel".
+  """
+
+  where: str
+  arrays: dict[str, jax.Array]
+
+  def state(self, like: TrainState) -> TrainState:
+    """The arrays in the structure of a state.
+
+    Args:
+      like: a state of the same shapes; `jax.ShapeDtypeStruct` leaves will do.
+
+    Returns:
+      The state.
+
+    Raises:
+      CheckpointError: the structure, a shape or a dtype differs.
+    """
+
+    def describe(leaf: Any) -> str:
+      return "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
+
+    wanted = _by_path(vars(like))
+    differing = [
+      f"{path} is {describe(self.arrays.get(path))} there, {describe(wanted.get(path))} here"
+      for path in sorted(self.arrays.keys() | wanted.keys())
+      if describe(self.arrays.get(path)) != describe(wanted.get(path))
+    ]
+    if differing:
+      more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+      raise CheckpointError(
+        f"{self.where} holds another state than this config makes with this version of the code and its libraries "
+        f"({differing[0]}{more}); nothing was touched"
+      )
+    leaves, structure = jax.tree_util.tree_flatten_with_path(vars(like))
+    return TrainState(**structure.unflatten([self.arrays[_name(path)] for path, _ in leaves]))
 
 
 class Checkpoints:
-  """The newest checkpoints of a directory; a process killed while it saves leaves the older one."""
+  """The newest checkpoints of a directory; a process killed while it saves leaves the older one.
 
-  def __init__(self, directory: pathlib.Path):
+  Args:
+    directory: of the checkpoints.
+    read_only: create, rename and delete nothing, not even what a killed process left half written.
+  """
+
+  def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
     logging.getLogger("absl").setLevel(logging.ERROR)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False, create=True)
-    self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=KEPT, enable_async_checkpointing=False, create=not read_only, read_only=read_only,
+      cleanup_tmp_directories=not read_only,
+    )  # fmt: skip
+    self._directory = directory.absolute()
+    self._read_only = read_only
+    self._manager = ocp.CheckpointManager(
+      self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+    )
 
   def latest_step(self) -> int | None:
     """Number of steps done in the newest checkpoint, None where there is none."""
     return self._manager.latest_step()
 
   def save(self, state: TrainState) -> None:
-    """Saves a state under its step, once."""
+    """Saves a state under its step, once.
+
+    Raises:
+      OSError: the disk is full or cannot be written.
+    """
     step = int(state.step)
-    if self.latest_step() != step:
-      self._manager.save(step, args=ocp.args.StandardSave(vars(state)))
+    if self.latest_step() == step:
+      return
+    tree = vars(state)
+    try:
+      self._manager.save(step, args=ocp.args.StandardSave(tree), custom_metadata={"digest": digest(_by_path(tree))})
+    except Exception as error:
+      if _mentions(error, errno.ENOSPC) or _mentions(error, errno.EDQUOT):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory)) from error
+      raise
+    known = read_json(self._directory / FILES)
+    known = known if isinstance(known, dict) else {}
+    kept = {str(kept): known.get(str(kept)) for kept in self._manager.all_steps()}
+    write_json(self._directory / FILES, kept | {str(step): _hashes(self._directory / str(step))})
 
   def restore(self, like: TrainState) -> TrainState | None:
-    """The newest checkpoint that can be read; newer ones, which cannot, are deleted.
+    """The newest undamaged checkpoint as a state: `read_newest` and `Saved.state`.
 
     Args:
       like: a state of the same shapes; `jax.ShapeDtypeStruct` leaves will do.
 
     Returns:
-      The state, None where there is none.
+      The state, None where there is no undamaged checkpoint.
+
+    Raises:
+      CheckpointError: as there.
     """
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    saved = self.read_newest()
+    return None if saved is None else saved.state(like)
+
+  def read_newest(self) -> Saved | None:
+    """Reads the newest undamaged checkpoint onto the devices that are here.
+
+    A checkpoint that is proven damaged gives way to the one before; unless this is read-only it is
+    renamed to `damaged_STEP`. Nothing is ever deleted.
+
+    Returns:
+      The arrays as they were saved, None where there is no undamaged checkpoint.
+
+    Raises:
+      CheckpointError: a checkpoint cannot be read for a reason other than damage, such as a lack of
+        memory or permission.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
       try:
-        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(vars(like))))
-      except Exception as error:  # Orbax and tensorstore raise many types for damaged files
-        print(f"checkpoint {step} cannot be read ({type(error).__name__}), going on from an older one", flush=True)
-        self._manager.delete(step)
+        return Saved(f"{self._directory}: checkpoint {step}", self._read(step))
+      except _Damaged as damage:
+        if self._read_only:
+          self._manager.reload()
+          if (self.latest_step() or 0) > steps[0]:  # a trainer went on meanwhile, and deleted what was being read
+            return self.read_newest()
+        rest = "passed over" if self._read_only else f"set aside as {self._set_aside(step)}"
+        print(f"checkpoint {step} is damaged ({damage}); {rest}", flush=True)
     return None
 
   def close(self) -> None:
     """Releases Orbax's threads."""
     self._manager.close()
+
+  def _template(self, step: int) -> Any:
+    metadata = self._manager.item_metadata(step)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # the saved one names the devices of another machine
+    tree = getattr(metadata, "tree", metadata)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
+
+  def _read(self, step: int) -> dict[str, jax.Array]:
+    """The arrays of a checkpoint as they were saved, whatever state this version of the code makes."""
+    try:
+      template = self._template(step)
+      saved = _by_path(self._manager.restore(step, args=ocp.args.StandardRestore(template)))
+      wanted = (self._manager.metadata(step).custom_metadata or {}).get("digest")
+    except MemoryError as error:
+      raise CheckpointError(f"{self._directory}: no memory to read checkpoint {step}; nothing was touched") from error
+    except Exception as error:  # Orbax and tensorstore raise many types, for damaged files and for others
+      damage = self._damage(step)
+      if damage:
+        raise _Damaged(damage) from error
+      raise CheckpointError(
+        f"{self._directory}: checkpoint {step} cannot be read ({_line(error)}), although its files are not known "
+        "to be damaged; nothing was touched. Try again, or move it elsewhere to go on from an older one"
+      ) from error
+    if not saved:
+      raise _Damaged("it holds no arrays")
+    if wanted is not None and digest(saved) != wanted:
+      raise _Damaged("its arrays differ from those that were saved")
+    return saved
+
+  def _damage(self, step: int) -> str:
+    """What is wrong with a checkpoint's files, "" where nothing is known to be."""
+    folder = self._directory / str(step)
+    known = read_json(self._directory / FILES)
+    written = known.get(str(step)) if isinstance(known, dict) else None
+    try:
+      if isinstance(written, dict):
+        found = _hashes(folder)
+        changed = sorted(name for name, value in written.items() if found.get(name) != value)
+        missing = changed and changed[0] not in found
+        return f"{changed[0]} {'is missing' if missing else 'differs from what was written'}" if changed else ""
+      # Of an earlier version, or of a process that was killed before it wrote the hashes.
+      for name in ("_CHECKPOINT_METADATA", "default/_METADATA"):
+        try:
+          json.loads((folder / name).read_bytes())
+        except (FileNotFoundError, ValueError):
+          return f"{name} is missing or no JSON"
+    except OSError as error:
+      raise CheckpointError(f"{folder} cannot be read ({error.strerror}); nothing was touched") from error
+    return ""
+
+  def _set_aside(self, step: int) -> str:
+    name, number = f"damaged_{step}", 1
+    while (self._directory / name).exists():
+      number += 1
+      name = f"damaged_{step}_{number}"
+    (self._directory / str(step)).rename(self._directory / name)
+    self._manager.reload()
+    return name
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by path, alike for tuples, lists, named tuples and dicts: Orbax reads all as lists and dicts."""
+  return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _hashes(folder: pathlib.Path) -> dict[str, str]:
+  files = sorted(path for path in folder.rglob("*") if path.is_file())
+  return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _mentions(error: BaseException, number: int) -> bool:
+  """Whether an error is, or carries in its text as tensorstore's do, an error number of the system."""
+  return getattr(error, "errno", None) == number or os.strerror(number) in str(error)
+
+
+def _line(error: BaseException) -> str:
+  return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def digest(tree: Any) -> str:

@@ -13,7 +13,7 @@ from experiments.cli import Parser, parse_flags
 from experiments.config import parse_bits
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
-from experiments.restore import restore_trial
+from experiments.restore import require_channels, restore_trial
 from experiments.steps import traced_bits
 from experiments.trial import evaluate
 
@@ -34,10 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
   flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
-  config, steps, state = restore_trial(directory, channels=3)
   if not mat.is_file():
     raise UsageError(f"--mat: no file {flags.mat!r}")
+  config, steps, state, channels = restore_trial(directory)
   split = read_mat(mat)
+  require_channels(split, channels, f"--mat: {mat}")
   bits = parse_bits(flags.bits or config.bits, "--bits")
   accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
   share = np.bincount(split.labels).max() / len(split.labels)

@@ -27,7 +27,7 @@ from experiments.data.images import resize, to_unit
 from experiments.data.loading import load_dataset
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
-from experiments.restore import restore_trial
+from experiments.restore import require_channels, restore_trial
 from experiments.steps import build_model
 
 BATCH = 128
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise UsageError(f"--output: a file in a directory that exists, got {str(output)!r}")
   if flags.mat and not pathlib.Path(flags.mat).is_file():
     raise UsageError(f"--mat: no file {flags.mat!r}")
-  config, _, state = restore_trial(directory)
+  config, _, state, channels = restore_trial(directory)
   bits = parse_bits(flags.bits or config.bits, "--bits")
   try:
     split = read_mat(pathlib.Path(flags.mat)) if flags.mat else load_dataset(config.data).test
@@ -87,19 +87,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.mat:
       raise
     split, missing = None, str(error)
+  if split is not None:
+    require_channels(split, channels, f"--mat: {flags.mat}" if flags.mat else "config.data")
   model = build_model(config.model).clone(backend="emulated")
   variables = {"params": state.params, "batch_stats": state.batch_stats}
   try:
-    packed = dorefa_jax.freeze(model, variables, bits=bits)
+    size = config.data.image_size
+    packed = dorefa_jax.freeze(model, variables, bits=bits, input_shape=(size, size, channels))
   except ValueError as error:
     raise UsageError(f"bits {bits}: {error}") from error
   packed.save(output)
 
   emulated = jax.jit(lambda images: model.apply(variables, images, bits=bits))
-  size = output.stat().st_size
+  file_size = output.stat().st_size
   floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
   print(packed.summary())
-  print(f"\n{output}: {size:,} bytes, {floats / size:.1f} times smaller than the parameters in float32 ({floats:,})")
+  print(
+    f"\n{output}: {file_size:,} bytes, {floats / file_size:.1f} times smaller than the parameters in float32 ({floats:,})"
+  )
   if split is None:
     print(f"accuracy is not compared, there are no test images: {missing}")
   else:

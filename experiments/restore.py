@@ -8,37 +8,59 @@ import jax
 
 from experiments.checkpoints import Checkpoints
 from experiments.config import TrialConfig, read
+from experiments.data.dataset import Split
 from experiments.errors import UsageError
 from experiments.records import read_json
 from experiments.steps import Steps, TrainState, build_steps
 from experiments.trial import CHECKPOINTS
 
+FIRST_KERNEL = "params/conv0/kernel"
+"""The path of the weights whose third axis is the images' channels."""
 
-def restore_trial(directory: pathlib.Path, *, channels: int | None = None) -> tuple[TrialConfig, Steps, TrainState]:
-  """Reads a trial's config and newest checkpoint.
+
+def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainState, int]:
+  """Reads a trial's config and newest checkpoint; writes nothing, so that the trial may be running.
 
   Args:
     directory: of a trial, finished or not.
-    channels: of its images; None for the 3 that all data sets but fashion_mnist have.
 
   Returns:
-    The config, the functions and the state.
+    The config, the functions, the state, and the number of channels of the trial's images.
 
   Raises:
-    UsageError: the directory is no trial's, or has no checkpoint yet.
+    UsageError: the directory is no trial's, has no checkpoint yet, or one that cannot be read.
   """
   saved = read_json(directory / "config.json")
-  if saved is None or not (directory / CHECKPOINTS).is_dir():
-    raise UsageError(f"--workdir: {directory} holds no config.json with checkpoints; name the directory of a trial")
+  if not isinstance(saved, dict) or not (directory / CHECKPOINTS).is_dir():
+    raise UsageError(
+      f"--workdir: {directory} holds no config.json that can be read, with checkpoints; name the directory of a trial"
+    )
   config = read(TrialConfig, saved)
-  if channels is None:
-    channels = 1 if config.data.name == "fashion_mnist" else 3
-  steps = build_steps(config, channels=channels, total_steps=1)
-  checkpoints = Checkpoints(directory / CHECKPOINTS)
+  checkpoints = Checkpoints(directory / CHECKPOINTS, read_only=True)
   try:
-    state = checkpoints.restore(jax.eval_shape(steps.init, jax.random.key(0)))
+    saved = checkpoints.read_newest()
+    is_empty = checkpoints.latest_step() is None
   finally:
     checkpoints.close()
-  if state is None:
-    raise UsageError(f"--workdir: {directory} has no checkpoint yet")
-  return config, steps, state
+  if saved is None:
+    problem = f"{directory} has no checkpoint yet" if is_empty else f"every checkpoint of {directory} is damaged"
+    raise UsageError(f"--workdir: {problem}")
+  if FIRST_KERNEL not in saved.arrays:
+    raise UsageError(f"{saved.where} has no {FIRST_KERNEL}: it is not of a network that this version knows")
+  channels = saved.arrays[FIRST_KERNEL].shape[2]
+  steps = build_steps(config, channels=channels, total_steps=1)
+  state = saved.state(jax.eval_shape(steps.init, jax.random.key(0)))
+  return config, steps, state, channels
+
+
+def require_channels(images: Split, channels: int, where: str) -> None:
+  """Raises UsageError where images have other channels than a trial's.
+
+  Args:
+    images: to be read by the trial's model.
+    channels: of the trial's images.
+    where: the flag and the file that the images come from.
+  """
+  found = images.images.shape[-1]
+  if found != channels:
+    raise UsageError(f"{where}: images of {found} channels, but the trial's have {channels}")

@@ -65,6 +65,7 @@ def test_stopping_after_any_step_changes_nothing(dataset, whole, tmp_path, every
   assert lines(tmp_path / "trial") == whole[1]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see test_checkpoints.py
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(dataset, whole, tmp_path):
   directory = tmp_path / "trial"
   with pytest.raises(Interrupted):
