@@ -72,8 +72,7 @@ class Saved:
         f"{self.where} holds another state than this config makes with this version of the code and its libraries "
         f"({differing[0]}{more}); nothing was touched"
       )
-    leaves, structure = jax.tree_util.tree_flatten_with_path(vars(like))
-    return TrainState(**structure.unflatten([self.arrays[_name(path)] for path, _ in leaves]))
+    return TrainState(**jax.tree_util.tree_map_with_path(lambda path, _: self.arrays[_name(path)], vars(like)))
 
 
 class Checkpoints:
@@ -121,11 +120,12 @@ class Checkpoints:
     kept = {str(kept): known.get(str(kept)) for kept in self._manager.all_steps()}
     write_json(self._directory / FILES, kept | {str(step): _hashes(self._directory / str(step))})
 
-  def restore(self, like: TrainState) -> TrainState | None:
+  def restore(self, like: TrainState, *, at_most: int | None = None) -> TrainState | None:
     """The newest undamaged checkpoint as a state: `read_newest` and `Saved.state`.
 
     Args:
       like: a state of the same shapes; `jax.ShapeDtypeStruct` leaves will do.
+      at_most: as in `read_newest`.
 
     Returns:
       The state, None where there is no undamaged checkpoint.
@@ -133,14 +133,17 @@ class Checkpoints:
     Raises:
       CheckpointError: as there.
     """
-    saved = self.read_newest()
+    saved = self.read_newest(at_most=at_most)
     return None if saved is None else saved.state(like)
 
-  def read_newest(self) -> Saved | None:
+  def read_newest(self, *, at_most: int | None = None) -> Saved | None:
     """Reads the newest undamaged checkpoint onto the devices that are here.
 
     A checkpoint that is proven damaged gives way to the one before; unless this is read-only it is
     renamed to `damaged_STEP`. Nothing is ever deleted.
+
+    Args:
+      at_most: the largest step to read; None for no limit.
 
     Returns:
       The arrays as they were saved, None where there is no undamaged checkpoint.
@@ -151,13 +154,15 @@ class Checkpoints:
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
+      if at_most is not None and step > at_most:
+        continue
       try:
         return Saved(f"{self._directory}: checkpoint {step}", self._read(step))
       except _Damaged as damage:
         if self._read_only:
           self._manager.reload()
           if (self.latest_step() or 0) > steps[0]:  # a trainer went on meanwhile, and deleted what was being read
-            return self.read_newest()
+            return self.read_newest(at_most=at_most)
         rest = "passed over" if self._read_only else f"set aside as {self._set_aside(step)}"
         print(f"checkpoint {step} is damaged ({damage}); {rest}", flush=True)
     return None
@@ -226,7 +231,7 @@ class Checkpoints:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by path, alike for tuples, lists, named tuples and dicts: Orbax reads all as lists and dicts."""
+  """The leaves of a tree by path, which is the same for the lists and dicts that Orbax makes of all containers."""
   return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

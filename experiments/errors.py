@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterable
 
@@ -12,12 +13,18 @@ from dorefa_jax.kernels.cpu import KernelPathError
 from experiments.data.dataset import DataError
 
 USAGE_ERROR = 2
+IN_USE = 4
+"""What a trial tells its sweep where another process holds its directory: no failure."""
 INTERRUPTED = 130
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOENT)
 
 
 class UsageError(Exception):
   """A wrong flag, config field, directory or file; the message is one line."""
+
+
+class InUseError(UsageError):
+  """A work directory that another process holds."""
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
@@ -38,6 +45,9 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
 
   @functools.wraps(main)
   def wrapped(*args: object, **kwargs: object) -> int:
+    for stream in (sys.stdout, sys.stderr):
+      if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # names of files may not fit an old locale's encoding
     try:
       return main(*args, **kwargs)
     except (UsageError, DataError, KernelPathError) as error:

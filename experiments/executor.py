@@ -70,7 +70,7 @@ class LocalExecutor:
     """Runs one trial; when cancelled, lets it save where it stands."""
     with open(directory / LOG, "ab") as log:
       process = await asyncio.create_subprocess_exec(
-        *train_command([*arguments, *slot.flags(), "--stop_with_parent"]),
+        *train_command([*arguments, *slot.flags(), f"--parent={os.getpid()}"]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -109,9 +109,7 @@ class RayExecutor:
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
     """Runs one trial as a task; a worker that dies counts as killed."""
     task = self._ray.remote(num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=0)(run_blocking)
-    reference = task.remote(
-      train_command([*arguments, "--stop_with_parent"]), str(directory.absolute() / LOG), self._environment
-    )
+    reference = task.remote(train_command(arguments), str(directory.absolute() / LOG), self._environment)
     try:
       return int(await asyncio.wrap_future(reference.future()))
     except asyncio.CancelledError:
@@ -130,10 +128,10 @@ class RayExecutor:
 
 
 def run_blocking(command: Sequence[str], log_path: str, environment: dict[str, str]) -> int:
-  """Runs a command to its end, its output appended to a log; an interrupt stops it gently.
+  """Runs a trial's command to its end, its output appended to a log; an interrupt stops it gently.
 
   Args:
-    command: program and arguments.
+    command: program and arguments, which `--parent`, this process, is added to.
     log_path: file for stdout and stderr.
     environment: variables that are set where the process's own environment does not set them.
 
@@ -142,7 +140,12 @@ def run_blocking(command: Sequence[str], log_path: str, environment: dict[str, s
   """
   with open(log_path, "ab") as log:
     process = subprocess.Popen(
-      command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=environment | os.environ
+      [*command, f"--parent={os.getpid()}"],
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=log,
+      cwd=ROOT,
+      env=environment | os.environ,
     )
     try:
       while process.poll() is None:  # an interrupt of a Ray task does not break a longer wait

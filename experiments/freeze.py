@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
   print(packed.summary())
   print(
-    f"\n{output}: {file_size:,} bytes, {floats / file_size:.1f} times smaller than the parameters in float32 ({floats:,})"
+    f"\n{output}: {file_size:,} bytes, {floats / file_size:.1f} times smaller than the float32 parameters ({floats:,})"
   )
   if split is None:
     print(f"accuracy is not compared, there are no test images: {missing}")

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 
-from experiments.records import write_json
+from experiments.records import read_object, write_json
 
 PROGRESS = "progress.json"
 
@@ -49,6 +49,20 @@ class Progress:
       f"epoch {self.epoch + 1}/{self.epochs}  step {self.step}/{self.steps}  loss {self.loss:.3f}  "
       f"train {self.accuracy:.1%}  {self.images_per_second:.0f} images/s"
     )
+
+
+def read_progress(directory: pathlib.Path) -> Progress | None:
+  """The last progress that a trial wrote, None where there is none that can be read.
+
+  Example:
+    >>> read_progress(pathlib.Path("/nowhere")) is None
+    True
+  """
+  saved = read_object(directory / PROGRESS) or {}
+  names = [field.name for field in dataclasses.fields(Progress)]
+  if not all(isinstance(saved.get(name), int | float) for name in names) or not saved["steps"] or not saved["epochs"]:
+    return None
+  return Progress(**{name: saved[name] for name in names})
 
 
 class Reporter:

@@ -7,7 +7,10 @@ import errno
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
+
+PARTIAL = ".part"
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -27,12 +30,26 @@ def write_text(path: pathlib.Path, text: str) -> None:
     path: the file.
     text: its whole content.
   """
-  partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-  with open(partial, "w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
+  partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+  try:
+    with open(partial, "w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    partial.replace(path)
+  except BaseException:
+    partial.unlink(missing_ok=True)  # what a full disk leaves would fill it further
+    raise
+
+
+def remove_partial_files(directory: pathlib.Path) -> None:
+  """Removes what killed processes left of files that they were writing.
+
+  Args:
+    directory: whose lock the caller holds, so that nobody else writes there.
+  """
+  for partial in directory.glob(f".*{PARTIAL}"):
+    partial.unlink(missing_ok=True)
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -43,26 +60,39 @@ def read_json(path: pathlib.Path) -> Any:
     True
   """
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError):
     return None
 
 
+def read_object(path: pathlib.Path) -> dict[str, Any] | None:
+  """The content of a JSON file that holds an object, None where it is missing, damaged or holds anything else.
+
+  Example:
+    >>> read_object(pathlib.Path("/nowhere.json")) is None
+    True
+  """
+  value = read_json(path)
+  return value if isinstance(value, dict) else None
+
+
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The records of a log; torn lines are left out.
+  """The records of a log; torn and damaged lines are left out.
 
   Example:
     >>> read_lines(pathlib.Path("/nowhere.jsonl"))
     []
   """
   try:
-    lines = path.read_text().split("\n")[:-1]
+    lines = path.read_bytes().split(b"\n")[:-1]
   except OSError:
     return []
   records = []
   for line in lines:
-    with contextlib.suppress(ValueError):
-      records.append(json.loads(line))
+    with contextlib.suppress(ValueError, RecursionError):
+      record = json.loads(line)
+      if isinstance(record, dict):
+        records.append(record)
   return records
 
 
@@ -70,7 +100,7 @@ def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:
   """Appends a record in one write, on disk when the function returns.
 
   Args:
-    path: the log; call `truncate_lines` first when it is opened again.
+    path: the log; where its last line may be torn, replace it by `write_lines` first.
     record: what `json` can write.
   """
   descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -83,13 +113,11 @@ def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:
     os.close(descriptor)
 
 
-def truncate_lines(path: pathlib.Path, last_step: int) -> None:
-  """Drops a torn last line, and the records of steps that will be done again.
+def write_lines(path: pathlib.Path, records: Iterable[dict[str, Any]]) -> None:
+  """Replaces a log as a whole, atomically.
 
   Args:
-    path: the log; may be missing.
-    last_step: of the checkpoint that training goes on from.
+    path: the log.
+    records: what `json` can write.
   """
-  kept = [record for record in read_lines(path) if record["step"] <= last_step]
-  if path.exists():
-    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+  write_text(path, "".join(json.dumps(record) + "\n" for record in records))

@@ -21,16 +21,17 @@ from experiments.cli import Parser, load_config, parse_flags
 from experiments.config import TrialConfig, read
 from experiments.errors import UsageError, one_line_errors
 from experiments.plan import SweepConfig, Trial
-from experiments.records import read_json, read_lines, write_text
+from experiments.records import read_object, write_text
+from experiments.results import STATUSES, read_data_record, read_metrics
 from experiments.runner import TrialState, describe
 from experiments.study import Cell, Row, Study, all_states, build_study
 
-METRICS = "metrics.jsonl"
 BASE_CONFIG = "configs/svhn.py"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2733; --soft: #5c6b7a; --line: #d8dee6; --back: #fff; --warn: #fdf0d5; }
+:root { color-scheme: light dark; --ink: #1c2733; --soft: #5c6b7a; --line: #d8dee6; --back: #fff; --warn: #fdf0d5;
+  --bad: #c0392b; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e9ef; --soft: #9aa7b5; --line: #36414d; --back: #161b22; --warn: #4a3a12; }
+  :root { --ink: #e4e9ef; --soft: #9aa7b5; --line: #36414d; --back: #161b22; --warn: #4a3a12; --bad: #ff8a75; }
 }
 body { margin: 0 auto; max-width: 1080px; padding: 1rem; background: var(--back); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
@@ -41,6 +42,7 @@ h1 { font-size: 1.6rem; line-height: 1.2; } h2 { margin-top: 2.2rem; font-size: 
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } td small { opacity: .75; }
 .heat td.cell { min-width: 5.2rem; border: 2px solid var(--back); border-radius: 6px; }
+.heat td.bad { outline: 2px dashed var(--bad); outline-offset: -4px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 1.5rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); } .key { width: 22px; height: 8px; margin-right: .4rem; }
@@ -65,12 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, help="of a sweep, finished or not")
   flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
   workdir = pathlib.Path(flags.workdir)
-  saved = read_json(workdir / "sweep.json")
+  saved = read_object(workdir / "sweep.json")
   if saved is None:
-    raise UsageError(f"--workdir: {workdir} holds no sweep.json; name the work directory of a sweep")
+    is_there = (workdir / "sweep.json").exists()
+    problem = "a sweep.json that is damaged" if is_there else "no sweep.json; name the work directory of a sweep"
+    raise UsageError(f"--workdir: {workdir} holds {problem}")
   sweep = read(SweepConfig, saved)
-  command = (read_json(workdir / "command.json") or {}).get("command", "")
-  data = read_json(workdir / "data" / "data.json")
+  command = str((read_object(workdir / "command.json") or {}).get("command", ""))
+  data = read_data_record(workdir / "data" / "data.json")
   write_report(sweep, build_study(sweep, workdir, data), workdir / "report.html", command)
   print(f"report: {workdir / 'report.html'}")
   return 0
@@ -86,7 +90,7 @@ def write_report(sweep: SweepConfig, study: Study, path: pathlib.Path, command: 
     command: that ran the sweep.
   """
   states = all_states(study)
-  finished = sum(state.status in ("done", "diverged", "failed") for state in states)
+  finished = sum(state.status in STATUSES for state in states)
   body = [
     f"<h1>{_text(sweep.name)}</h1>",
     _stand_in(study),
@@ -165,18 +169,36 @@ def _heat_map(study: Study, sweep: SweepConfig) -> str:
     cells = "".join(_heat_cell(cell, low, high) for cell in row.cells)
     lines.append(f"<tr><td>{_text(row.label)}</td>{cells}{''.join(f'<td>{value}</td>' for value in costs)}</tr>")
   paper = ", the paper's on SVHN below it" if sweep.paper_table else ""
-  caption = f"Best test accuracy{paper}. Training, inference and storage complexity as the paper defines them."
+  seeds = ", mean and standard deviation over seeds" if len(sweep.grid.seeds) > 1 else ""
+  partial = (
+    " A dashed frame marks cells with trials that diverged or failed, which no mean includes."
+    if any(
+      trial.status in ("diverged", "failed", "damaged")
+      for row in study.rows
+      for cell in row.cells
+      for trial in cell.trials
+    )
+    else ""
+  )
+  caption = (
+    f"Best test accuracy{seeds}{paper}.{partial} Training, inference and storage complexity as the paper defines them."
+  )
   return f'<p class="soft">{_text(caption)}</p><div class="wide"><table class="heat">{"".join(lines)}</table></div>'
 
 
 def _heat_cell(cell: Cell, low: float, high: float) -> str:
   paper = "" if cell.paper is None else f"<br><small>{cell.paper:.3f}</small>"
+  statuses = {trial.status for trial in cell.trials}
+  mark = " bad" if statuses & {"diverged", "failed", "damaged"} else ""
   if cell.mean is None:
-    return f'<td class="cell">{_text(cell.text)}{paper}</td>'
+    return f'<td class="cell{mark}">{_text(cell.text)}{paper}</td>'
+  if not cell.is_complete:
+    paper = f"<br><small>{_text(cell.missing)}</small>{paper}"
   share = (cell.mean - low) / (high - low) if high > low else 1.0
   lightness = 93 - 55 * share
   ink = "#fff" if lightness < 62 else "#12202e"
-  return f'<td class="cell" style="background:hsl(212 60% {lightness:.0f}%);color:{ink}">{_text(cell.text)}{paper}</td>'
+  colors = f"background:hsl(212 60% {lightness:.0f}%);color:{ink}"
+  return f'<td class="cell{mark}" style="{colors}">{_text(cell.text)}{paper}</td>'
 
 
 def _cost_chart(study: Study, sweep: SweepConfig) -> str:
@@ -215,7 +237,7 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
   series = []
   for color, row in enumerate(study.rows):
     for state in row.cells[index].trials:
-      records = [line for line in read_lines(state.directory / METRICS) if math.isfinite(line["test_accuracy"])]
+      records = read_metrics(state.directory)
       seed = f", seed {state.trial.config.train.seed}" if len(row.cells[index].trials) > 1 else ""
       at = (
         seconds_of_training(records, state.trial.config.train.batch_size)
@@ -242,11 +264,11 @@ def seconds_of_training(records: Sequence[Mapping[str, Any]], batch_size: int) -
     >>> seconds_of_training(lines, 128)
     [20.0, 40.0]
   """
-  rates = [line["images_per_second"] for line in records if line["images_per_second"]]
+  rates = [line["images_per_second"] for line in records if line.get("images_per_second")]
   usual = statistics.median(rates) if rates else math.inf
   steps = [0, *(line["step"] for line in records)]
   spent = [
-    (now - before) * batch_size / (line["images_per_second"] or usual)
+    (now - before) * batch_size / (line.get("images_per_second") or usual)
     for before, now, line in zip(steps, steps[1:], records)
   ]
   return list(itertools.accumulate(spent))

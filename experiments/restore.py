@@ -10,7 +10,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import TrialConfig, read
 from experiments.data.dataset import Split
 from experiments.errors import UsageError
-from experiments.records import read_json
+from experiments.records import read_object
 from experiments.steps import Steps, TrainState, build_steps
 from experiments.trial import CHECKPOINTS
 
@@ -30,12 +30,12 @@ def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainSta
   Raises:
     UsageError: the directory is no trial's, has no checkpoint yet, or one that cannot be read.
   """
-  saved = read_json(directory / "config.json")
-  if not isinstance(saved, dict) or not (directory / CHECKPOINTS).is_dir():
+  fields = read_object(directory / "config.json")
+  if fields is None or not (directory / CHECKPOINTS).is_dir():
     raise UsageError(
       f"--workdir: {directory} holds no config.json that can be read, with checkpoints; name the directory of a trial"
     )
-  config = read(TrialConfig, saved)
+  config = read(TrialConfig, fields)
   checkpoints = Checkpoints(directory / CHECKPOINTS, read_only=True)
   try:
     saved = checkpoints.read_newest()

@@ -9,18 +9,18 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.errors import INTERRUPTED, USAGE_ERROR
+from experiments.errors import IN_USE, INTERRUPTED, USAGE_ERROR
 from experiments.executor import LOG, Executor, Slot
 from experiments.plan import Trial
-from experiments.progress import PROGRESS
-from experiments.records import read_json, write_json
+from experiments.records import read_object, write_json
+from experiments.results import DAMAGED, RESULT, read_result
 
 ATTEMPTS = 2
-STATUSES = ("done", "diverged", "failed")
-"""How a trial can end."""
+UNFINISHED = ("waiting", "failed", DAMAGED)
+"""Of the trials that the next run of a sweep runs."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RESULT, CONFIG = "result.json", "config.json"
-"""The files in a trial's directory; see `experiments.trial` and `experiments.train`, which import JAX."""
+CONFIG = "config.json"
+"""The file of a trial's config; see `experiments.train`, which imports JAX."""
 
 
 @dataclasses.dataclass
@@ -30,7 +30,7 @@ class TrialState:
   Attributes:
     trial: which one.
     directory: its directory.
-    status: "waiting", "running", "done", "diverged" or "failed".
+    status: "waiting", "running", "done", "diverged", "failed" or "damaged": its result cannot be read.
     slot: name of the slot that it runs in.
     attempt: how often it was started by this sweep.
     result: its result once it has ended.
@@ -43,10 +43,6 @@ class TrialState:
   attempt: int = 0
   result: dict[str, Any] | None = None
 
-  def progress(self) -> dict[str, Any] | None:
-    """The last progress that a running trial wrote."""
-    return read_json(self.directory / PROGRESS) if self.status == "running" else None
-
 
 Notify = Callable[[TrialState, str], None]
 
@@ -54,7 +50,7 @@ Notify = Callable[[TrialState, str], None]
 def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialState]:
   """The states of all trials as their directories tell them.
 
-  A trial that failed waits for another try; one that diverged is a result.
+  A trial that failed, or whose result is damaged, waits for another try; one that diverged is a result.
 
   Args:
     trials: of the sweep.
@@ -66,8 +62,8 @@ def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialSta
   states = []
   for trial in trials:
     state = TrialState(trial, workdir / "trials" / trial.name)
-    result = read_json(state.directory / RESULT)
-    if result is not None and result.get("status") in STATUSES:
+    result = read_result(state.directory)
+    if result is not None:
       state.status, state.result = result["status"], result
     states.append(state)
   return states
@@ -85,9 +81,10 @@ async def run_trials(
     notify: told of each change, with a line for people.
 
   Returns:
-    Whether all trials were run; False after SIGINT, SIGTERM or SIGHUP, when those that ran have stopped.
+    Whether all trials were run; False after SIGINT, SIGTERM or SIGHUP, when those that ran have stopped. A trial
+    whose directory another process holds is tried again after the others, and then still waits.
   """
-  waiting = [state for state in states if state.status in ("waiting", "failed")]
+  waiting = [state for state in states if state.status in UNFINISHED]
   for state in waiting:
     state.status, state.result = "waiting", None
   tasks = [asyncio.ensure_future(_work(waiting, slot, executor, arguments, notify)) for slot in executor.slots]
@@ -100,14 +97,16 @@ async def run_trials(
     stopped = True
     work.cancel()
 
-  for number in STOP_SIGNALS:
+  # A signal that the process was started to ignore, as nohup does, stays ignored.
+  signals = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+  for number in signals:
     loop.add_signal_handler(number, stop)
   try:
     await work
   except asyncio.CancelledError:
     await asyncio.gather(*tasks, return_exceptions=True)
   finally:
-    for number in STOP_SIGNALS:
+    for number in signals:
       loop.remove_signal_handler(number)
   return not stopped
 
@@ -125,35 +124,45 @@ async def _work(
     except OSError as error:  # a full disk ends this trial, not the sweep
       state.status, state.result = "failed", {"status": "failed", "reason": str(error)}
       notify(state, describe(state.result))
+    if state.status == "waiting" and state.attempt == 1:  # somebody else holds its directory
+      waiting.append(state)
 
 
 async def _run(state: TrialState, slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify) -> None:
-  state.directory.mkdir(parents=True, exist_ok=True)
-  (state.directory / RESULT).unlink(missing_ok=True)
-  if read_json(state.directory / CONFIG) is None:
-    write_json(state.directory / CONFIG, dataclasses.asdict(state.trial.config))
-  for attempt in range(1, ATTEMPTS + 1):
+  directory, log = state.directory, state.directory / LOG
+  directory.mkdir(parents=True, exist_ok=True)
+  (directory / RESULT).unlink(missing_ok=True)
+  if read_object(directory / CONFIG) is None:
+    write_json(directory / CONFIG, dataclasses.asdict(state.trial.config))
+  attempts = range(state.attempt + 1, state.attempt + 1 + ATTEMPTS)
+  for attempt in attempts:
     state.status, state.slot, state.attempt = "running", slot.name, attempt
     notify(state, "started" if attempt == 1 else "started again")
-    code = await executor.run([f"--workdir={state.directory.absolute()}", *arguments], state.directory, slot)
-    result = read_json(state.directory / RESULT)
-    if result is None:
-      result = {"status": "failed", "reason": failure_reason(code, state.directory / LOG), "attempts": attempt}
-    if result["status"] != "failed" or code == USAGE_ERROR or attempt == ATTEMPTS:
+    before = log.stat().st_size if log.exists() else 0
+    code = await executor.run([f"--workdir={directory.absolute()}", *arguments], directory, slot)
+    if code == IN_USE:
+      state.status = "waiting"
+      notify(state, last_line(log, before))
+      return
+    result = read_result(directory) or {"status": "failed", "reason": failure_reason(code, log, before)}
+    if result["status"] in ("failed", DAMAGED):
+      result = {"status": "failed", "reason": result["reason"], "attempts": attempt}
+    if result["status"] != "failed" or code == USAGE_ERROR or attempt == attempts[-1]:
       break
     notify(state, f"{result['reason']}; one more try")
   if result["status"] == "failed":
-    write_json(state.directory / RESULT, result)
+    write_json(directory / RESULT, result)
   state.status, state.result = result["status"], result
   notify(state, describe(result))
 
 
-def failure_reason(code: int, log: pathlib.Path) -> str:
+def failure_reason(code: int, log: pathlib.Path, start: int = 0) -> str:
   """Why a trial's process ended without a result.
 
   Args:
     code: exit code, minus a signal's number.
     log: the process's output.
+    start: bytes of the log that were there before this process.
 
   Returns:
     One line.
@@ -164,13 +173,34 @@ def failure_reason(code: int, log: pathlib.Path) -> str:
   """
   if code < 0:
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-code).name}{hint}"
+    return f"killed by {_signal_name(-code)}{hint}"
+  last = last_line(log, start)
+  return f"stopped by a signal: {last}" if code == INTERRUPTED else f"exit code {code}: {last}"
+
+
+def last_line(log: pathlib.Path, start: int = 0) -> str:
+  """The last line that a process wrote.
+
+  Args:
+    log: its output, and that of processes before it.
+    start: bytes of the log that were there before this process.
+
+  Example:
+    >>> last_line(pathlib.Path("/nowhere"))
+    'no output'
+  """
   try:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_bytes()[start:].decode(errors="replace").strip().splitlines()
   except OSError:
     lines = []
-  last = lines[-1].strip() if lines else "no output"
-  return f"stopped by a signal: {last}" if code == INTERRUPTED else f"exit code {code}: {last[:300]}"
+  return lines[-1].strip()[:300] if lines else "no output"
+
+
+def _signal_name(number: int) -> str:
+  try:
+    return signal.Signals(number).name
+  except ValueError:  # real-time signals have no names
+    return f"signal {number}"
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import itertools
@@ -41,13 +42,32 @@ class Cell:
     return statistics.fmean(self.accuracies) if self.accuracies else None
 
   @property
+  def is_complete(self) -> bool:
+    """Whether every trial is done, so that the mean is of all seeds."""
+    return len(self.accuracies) == len(self.trials)
+
+  @property
   def text(self) -> str:
-    """The mean, with the spread over seeds, or why there is none."""
+    """The mean with the spread over seeds, and of how many where not of all; or why there is none.
+
+    Example:
+      >>> Cell((), None).text
+      '-'
+    """
     values = self.accuracies
     if not values:
-      return "/".join(sorted({trial.status for trial in self.trials})) or "-"
-    spread = f" ±{statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
+      return self.missing or "-"
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    share = "" if self.is_complete else f" ({len(values)} of {len(self.trials)})"
+    return f"{statistics.fmean(values):.3f}{spread}{share}"
+
+  @property
+  def missing(self) -> str:
+    """The trials without an accuracy, by status: "diverged" of one trial, "2 diverged, 1 failed" of several."""
+    counts = collections.Counter(trial.status for trial in self.trials if trial.status != "done")
+    if len(self.trials) == 1:
+      return next(iter(counts), "")
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
 
 @dataclasses.dataclass(frozen=True)

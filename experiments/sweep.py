@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import pathlib
 import shlex
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: without the program's name.
 
   Returns:
-    0: every trial has a result; 1: some failed; 2: wrong use; 130: interrupted, to be
-    resumed by the same command.
+    0: every trial has a result; 1: some failed, or are in use by another process, or the report could
+    not be written; 2: wrong use; 130: interrupted, to be resumed by the same command.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
   flags, overrides = parse(_parser(), arguments)
@@ -90,8 +91,14 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
   states = load_states(plan_trials(sweep), workdir)
   report = workdir / "report.html"
 
+  unwritten: list[str] = []
+
   def refresh() -> None:
-    write_report(sweep, build_study(sweep, workdir, data), report, command)
+    try:
+      write_report(sweep, build_study(sweep, workdir, data), report, command)
+      unwritten.clear()
+    except OSError as error:  # a full disk ends no sweep: the next trial may find room, and the report is made anew
+      unwritten[:] = [str(error)]
 
   kind = RayExecutor if flags.executor == "ray" else LocalExecutor
   executor: Executor = kind(flags.workers, {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla_cache").absolute())})
@@ -99,7 +106,8 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
     with Board(states, console) as board:
 
       def notify(state: Any, line: str) -> None:
-        board.notify(state, line)
+        with contextlib.suppress(OSError):  # a terminal that is gone is no trial's failure
+          board.notify(state, line)
         if state.result is not None:
           refresh()
 
@@ -112,12 +120,13 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
     return _stopped(command, console)
   console.print(study_table(build_study(sweep, workdir, data)))
   _announce(data, console)
-  failed = [state for state in states if state.status == "failed"]
-  for state in failed:
-    reason = (state.result or {}).get("reason")
-    console.print(f"{state.trial.name} failed: {reason}; see {state.directory}", markup=False, soft_wrap=True)
-  console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
-  return FAILED_TRIALS if failed else 0
+  unfinished = [state for state in states if state.status not in ("done", "diverged")]
+  for state in unfinished:
+    reason = (state.result or {}).get("reason") or "its directory is in use; run the same command again later"
+    console.print(f"{state.trial.name} {state.status}: {reason}; see {state.directory}", markup=False, soft_wrap=True)
+  line = f"report: {report}" + "".join(f" is out of date, it could not be written: {error}" for error in unwritten)
+  console.print(line, markup=False, highlight=False, soft_wrap=True)
+  return FAILED_TRIALS if unfinished or unwritten else 0
 
 
 def _stopped(command: str, console: Console) -> int:

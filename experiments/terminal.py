@@ -13,10 +13,11 @@ from rich.text import Text
 
 from experiments.estimate import Estimate
 from experiments.plan import Trial, duration, model_name, scheme_name
+from experiments.progress import read_progress
 from experiments.runner import TrialState, describe
-from experiments.study import Study
+from experiments.study import Cell, Study
 
-STYLES = {"running": "cyan", "done": "green", "diverged": "yellow", "failed": "red"}
+STYLES = {"running": "cyan", "done": "green", "diverged": "yellow", "failed": "red", "damaged": "red"}
 FINISHED_ROWS = 8
 
 
@@ -31,7 +32,7 @@ def plan_table(trials: Sequence[Trial], estimate: Estimate) -> Table:
 
 
 def study_table(study: Study) -> Table:
-  """The study: a row a setting, a column a model, the paper's number behind."""
+  """The study: a row for each setting, a column for each model, the paper's number after ours."""
   table = Table("W,A,G", "training", "inference", "storage", *study.models, title="best test accuracy (paper's)")
   for row in study.rows:
     cost = row.complexity
@@ -39,9 +40,16 @@ def study_table(study: Study) -> Table:
     cells = []
     for cell in row.cells:
       paper = "" if cell.paper is None else f" ({cell.paper:.3f})"
-      cells.append(f"{cell.text}{paper}")
+      missing = f", {cell.missing}" if cell.accuracies and not cell.is_complete else ""
+      cells.append(Text(f"{cell.text}{missing}{paper}", style=_style(cell)))
     table.add_row(row.label, *costs, *cells)
   return table
+
+
+def _style(cell: Cell) -> str:
+  """Red or yellow where a trial has failed or diverged, so that a mean over the others is seen to be one."""
+  statuses = {trial.status for trial in cell.trials}
+  return next((STYLES[status] for status in ("failed", "damaged", "diverged") if status in statuses), "")
 
 
 class Board:
@@ -87,9 +95,8 @@ class Board:
 
 
 def _progress_cells(state: TrialState) -> list[str]:
-  progress = state.progress()
+  progress = read_progress(state.directory)
   if progress is None:
     return ["compiling", "", "", "", ""]
-  where = f"epoch {progress['epoch'] + 1}/{progress['epochs']}, {progress['step'] / progress['steps']:.0%}"
-  rate = progress["images_per_second"]
-  return [where, f"{progress['loss']:.3f}", f"{progress['accuracy']:.1%}", f"{rate:.0f}", ""]
+  where = f"epoch {progress.epoch + 1}/{progress.epochs}, {progress.step / progress.steps:.0%}"
+  return [where, f"{progress.loss:.3f}", f"{progress.accuracy:.1%}", f"{progress.images_per_second:.0f}", ""]

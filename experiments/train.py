@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from typing import Any
 
 from experiments.cli import Parser, load_config, parse
 from experiments.config import TrialConfig, read
-from experiments.errors import INTERRUPTED, UsageError, one_line_errors
-from experiments.records import read_json
+from experiments.errors import IN_USE, INTERRUPTED, InUseError, UsageError, one_line_errors
+from experiments.parent import Parent
+from experiments.records import read_object
+from experiments.results import read_result
 from experiments.workdir import open_workdir
 
 CONFIG = "config.json"
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv: without the program's name.
 
   Returns:
-    0: done; 2: wrong use; 3: diverged; 130: interrupted, to be resumed by the same command.
+    0: done; 2: wrong use; 3: diverged; 4: the directory of a sweep's trial is in use; 130: interrupted,
+    to be resumed by the same command.
   """
   parser = Parser(
     prog="python -m experiments.train",
@@ -41,18 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--config", default="", help="FILE[:PRESET]; left out, WORKDIR/config.json is used")
   parser.add_argument("--workdir", required=True, help="directory of the trial; an unfinished one is resumed")
   parser.add_argument("--tensorboard", action="store_true", help="write WORKDIR/tensorboard (needs the extra)")
-  parser.add_argument("--stop_with_parent", action="store_true", help="save and stop when the parent process ends")
+  parser.add_argument("--parent", type=int, default=0, help="save and stop when this process, the parent, ends")
   parser.add_argument("--data_cache", default="", help="directory in which a sweep shares its data")
   parser.add_argument("--core", type=int, default=None, help="pin the process to this CPU core")
   flags, overrides = parse(parser, sys.argv[1:] if argv is None else argv)
+  parent = Parent(flags.parent) if flags.parent else None
   if flags.core is not None:
     _pin(flags.core)
   directory = pathlib.Path(flags.workdir)
   config = _config(flags.config, overrides, directory)
   # A sweep that was killed leaves trials that notice it and stop: the next one's wait for them.
-  wait_seconds = SECONDS_FOR_ORPHANS if flags.stop_with_parent else 0.0
-  with open_workdir(directory, CONFIG, dataclasses.asdict(config), wait_seconds=wait_seconds):
-    return _run(config, directory, flags)
+  wait_seconds = SECONDS_FOR_ORPHANS if parent else 0.0
+  try:
+    with open_workdir(directory, CONFIG, dataclasses.asdict(config), wait_seconds=wait_seconds):
+      return _run(config, directory, flags, parent)
+  except InUseError as error:
+    if parent is None:
+      raise
+    print(error, flush=True)
+    return IN_USE
 
 
 def _pin(core: int) -> None:
@@ -66,30 +77,36 @@ def _pin(core: int) -> None:
 def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> TrialConfig:
   if spec:
     return read(TrialConfig, load_config(spec, overrides).to_dict())
-  saved = read_json(directory / CONFIG)
+  saved = read_object(directory / CONFIG)
   if saved is None:
-    raise UsageError(f"--config: needed, {directory} holds no {CONFIG} to resume from")
+    problem = f"{directory / CONFIG} is damaged" if (directory / CONFIG).exists() else f"{directory} has no {CONFIG}"
+    raise UsageError(f"--config: needed, {problem}, from which to resume")
   if overrides:
     raise UsageError(f"--config.{next(iter(overrides))}: needs --config=FILE; a resumed trial keeps its config")
   return read(TrialConfig, saved)
 
 
-def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace) -> int:
+def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace, parent: Parent | None) -> int:
   from experiments.data.cache import load_cached
   from experiments.progress import Reporter
-  from experiments.trial import RESULT, Interrupted, run_trial
+  from experiments.trial import Interrupted, run_trial
 
-  result = read_json(directory / RESULT)
-  if result is not None and result.get("status") in ("done", "diverged"):
+  result = read_result(directory)
+  if result is not None and result["status"] in ("done", "diverged"):
     print(f"{directory} is finished: {_describe(result)}")
     return 0 if result["status"] == "done" else DIVERGED
-  writer = _tensorboard_writer(directory) if flags.tensorboard else None
+  open_writer = _tensorboard_writer(directory) if flags.tensorboard else None
   dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
-  stop = _stop_on_signals(with_parent=flags.stop_with_parent)
+  stop = _stop_on_signals()
+  if parent:
+    parent.let_save()
   try:
-    result = run_trial(config, dataset, directory, reporter=Reporter(directory), should_stop=stop, writer=writer)
+    result = run_trial(
+      config, dataset, directory, reporter=Reporter(directory), should_stop=stop, open_writer=open_writer
+    )
   except Interrupted:
-    print(f"\nstopped; go on with: python -m experiments.train --workdir={directory}", flush=True)
+    command = shlex.join(["python", "-m", "experiments.train", f"--workdir={directory}"])
+    print(f"\nstopped; go on with: {command}", flush=True)
     return INTERRUPTED
   print(_describe(result))
   return 0 if result["status"] == "done" else DIVERGED
@@ -101,10 +118,9 @@ def _describe(result: dict[str, Any]) -> str:
   return f"best test accuracy {result['best_test_accuracy']:.2%}, last {result['last_test_accuracy']:.2%}"
 
 
-def _stop_on_signals(*, with_parent: bool) -> Callable[[], bool]:
+def _stop_on_signals() -> Callable[[], bool]:
   """A function that tells whether SIGINT or SIGTERM has come; a second signal ends the process."""
   received: list[int] = []
-  parent = os.getppid()
 
   def note(number: int, _: object) -> None:
     if received:
@@ -113,15 +129,16 @@ def _stop_on_signals(*, with_parent: bool) -> Callable[[], bool]:
 
   signal.signal(signal.SIGINT, note)
   signal.signal(signal.SIGTERM, note)
-  return lambda: bool(received) or (with_parent and os.getppid() != parent)
+  return lambda: bool(received)
 
 
-def _tensorboard_writer(directory: pathlib.Path) -> Any:
+def _tensorboard_writer(directory: pathlib.Path) -> Callable[[int], Any]:
   if importlib.util.find_spec("tensorboardX") is None:
     raise UsageError("--tensorboard: needs tensorboardX; pip install 'dorefa-jax[tensorboard]'")
   import tensorboardX
 
-  return tensorboardX.SummaryWriter(str(directory / "tensorboard"))
+  # What a killed run wrote after the checkpoint that training goes on from is written again.
+  return lambda step: tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from experiments.config import TrialConfig, parse_bits
 from experiments.data import DataError, Dataset, Split
 from experiments.data.cache import record
 from experiments.progress import Progress, Reporter
-from experiments.records import append_line, read_json, read_lines, truncate_lines, write_json
+from experiments.records import append_line, read_object, write_json, write_lines
+from experiments.results import METRICS, RESULT, complete_epochs, read_metrics
 from experiments.steps import Steps, TrainState, build_steps, traced_bits, weight_statistics, zero_totals
 
-METRICS, RESULT, CHECKPOINTS, DATA = "metrics.jsonl", "result.json", "checkpoints", "data.json"
+CHECKPOINTS, DATA = "checkpoints", "data.json"
 EVALUATION_BATCH = 500
 STEPS_BETWEEN_CHECKS = 20
 """The loss is read, and found to be finite or not, once in so many steps: reading waits for the device."""
@@ -57,7 +58,7 @@ def run_trial(
   *,
   reporter: Reporter,
   should_stop: Callable[[], bool] = lambda: False,
-  writer: Any = None,
+  open_writer: Callable[[int], Any] | None = None,
 ) -> dict[str, Any]:
   """Trains, or goes on training, and returns the result, which `result.json` holds too.
 
@@ -70,20 +71,21 @@ def run_trial(
     directory: for metrics, checkpoints and result; may hold those of an earlier run of the same config.
     reporter: told about the progress.
     should_stop: asked after every step.
-    writer: a TensorBoard writer with `add_scalar`, or None.
+    open_writer: makes a TensorBoard writer, told the step that training goes on from.
 
   Returns:
     The result: status "done", or "diverged" with a reason; accuracies; digests.
 
   Raises:
     Interrupted: `should_stop` said so; a checkpoint is saved.
-    DataError: there are fewer training images than a batch has.
+    DataError: there are fewer training images than a batch has, or other images than before; or a record is damaged.
+    CheckpointError: a checkpoint cannot be read, and is not known to be damaged.
   """
   run = _start(config, dataset, directory, reporter, should_stop)
-  state = _initial_state(run)
-  truncate_lines(directory / METRICS, int(state.step))
   status: dict[str, Any] = {"status": "done"}
   try:
+    state = _resume(run)
+    writer = open_writer(int(state.step)) if open_writer else None
     for epoch in range(int(state.step) // run.steps_per_epoch, config.train.epochs):
       state, loss = _train_epoch(run, state, epoch)
       if not math.isfinite(loss):
@@ -98,7 +100,7 @@ def run_trial(
         raise Interrupted
   finally:
     run.checkpoints.close()
-  result = status | _result(run, state)
+  result = status | _result(run, state, epochs_done=epoch if status["status"] == "diverged" else config.train.epochs)
   write_json(directory / RESULT, result)
   return result
 
@@ -111,11 +113,16 @@ def _start(
     raise DataError(
       f"config.train.batch_size: {config.train.batch_size} is more than the {len(dataset.train.labels)} training images"
     )
-  data, before = record(dataset, config.data), read_json(directory / DATA)
+  data, before = record(dataset, config.data), read_object(directory / DATA)
+  if (directory / DATA).exists() and not (before and isinstance(before.get("digest"), str)):
+    raise DataError(
+      f"{directory / DATA} is damaged, which says what images this trial began on; delete it to go on on "
+      f"{data['name']} ({data['source']})"
+    )
   if before is not None and before["digest"] != data["digest"]:
     raise DataError(
-      f"{directory}: this trial began on {before['name']} ({before['source']}) and would go on on {data['name']} "
-      f"({data['source']}), which holds other images; bring the first back, or name a new directory"
+      f"{directory}: this trial began on {before.get('name')} ({before.get('source')}) and would go on on "
+      f"{data['name']} ({data['source']}), which holds other images; bring the first back, or name a new directory"
     )
   write_json(directory / DATA, data)
 
@@ -139,10 +146,29 @@ def _start(
   )
 
 
-def _initial_state(run: _Run) -> TrainState:
+def _resume(run: _Run) -> TrainState:
+  """The state that training goes on from, the records of its epochs on disk, and no others.
+
+  An epoch whose record is lost is trained again, to the same bits: from the newest checkpoint before it.
+  """
   key = jax.random.fold_in(run.key, 0)
-  restored = run.checkpoints.restore(jax.eval_shape(run.steps.init, key))
-  return run.steps.init(key) if restored is None else restored
+  records = read_metrics(run.directory)
+  recorded = complete_epochs(records)
+  last = (recorded + 1) * run.steps_per_epoch - 1
+  newest = run.checkpoints.latest_step()
+  state = run.checkpoints.restore(jax.eval_shape(run.steps.init, key), at_most=last)
+  if newest is not None and newest > last:
+    print(
+      f"{METRICS} has no record of epoch {recorded + 1}, which checkpoint {newest} has passed; training goes on "
+      f"from step {0 if state is None else int(state.step)}",
+      flush=True,
+    )
+  if state is None:
+    state = run.steps.init(key)
+  done = int(state.step) // run.steps_per_epoch
+  if (run.directory / METRICS).exists():
+    write_lines(run.directory / METRICS, records[:done])
+  return state
 
 
 def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
@@ -236,10 +262,15 @@ def evaluate(steps: Steps, state: TrainState, test: tuple[jax.Array, jax.Array],
   return correct / total
 
 
-def _result(run: _Run, state: TrainState) -> dict[str, Any]:
-  records = read_lines(run.directory / METRICS)
+def _result(run: _Run, state: TrainState, epochs_done: int) -> dict[str, Any]:
+  records = read_metrics(run.directory)
+  if not len(records) == complete_epochs(records) == epochs_done:
+    raise DataError(
+      f"{run.directory / METRICS} holds the records of {len(records)} of {epochs_done} epochs, so that something else "
+      "has changed it; run again to train the missing ones again"
+    )
   best = max(records, key=lambda line: line["test_accuracy"], default=None)
-  rates = [line["images_per_second"] for line in records if line["images_per_second"]]
+  rates = [line["images_per_second"] for line in records if line.get("images_per_second")]
   device = jax.devices()[0]
   return {
     "best_test_accuracy": best["test_accuracy"] if best else None,

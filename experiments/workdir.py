@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.data.dataset import DataError
-from experiments.errors import UsageError
-from experiments.records import read_json, write_json
+from experiments.errors import InUseError, UsageError
+from experiments.records import PARTIAL, read_object, remove_partial_files, write_json
 
 LOCK = ".lock"
 
@@ -33,14 +33,17 @@ def open_workdir(
     Nothing.
 
   Raises:
-    UsageError: the directory cannot be written, is in use, or belongs to something else or to another config.
+    UsageError: the directory cannot be written, or belongs to something else or to another config.
+    InUseError: another process holds it.
   """
   _refuse_foreign(directory, name)
+  made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
   with contextlib.ExitStack() as stack:
     try:
       directory.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_locked(directory, wait_seconds))
-      existing = read_json(directory / name)
+      remove_partial_files(directory)
+      existing = read_object(directory / name)
       if existing is None:
         write_json(directory / name, config)
     except OSError as error:
@@ -57,20 +60,30 @@ def open_workdir(
       # What failed before it made anything, as for data that are not there, must not bind the next run.
       if existing is None and {entry.name for entry in directory.iterdir()} <= {name, LOCK}:
         (directory / name).unlink()
+        _remove_empty(made)
       raise
+
+
+def _remove_empty(folders: list[pathlib.Path]) -> None:
+  """Removes folders, innermost first, that hold nothing but a lock."""
+  for folder in folders:
+    if any(entry.name != LOCK for entry in folder.iterdir()):
+      return
+    (folder / LOCK).unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def _refuse_foreign(directory: pathlib.Path, name: str) -> None:
   if directory.exists() and not directory.is_dir():
     raise UsageError(f"--workdir: {directory} is a file; name a directory")
   if (directory / name).exists():
-    if read_json(directory / name) is None:
+    if read_object(directory / name) is None:
       raise UsageError(f"--workdir: {directory / name} is damaged; put its config back, or name a new directory")
     return
   if not directory.is_dir():
     return
   # What a process leaves that was killed while it made the directory is nobody's work.
-  if any(entry.name != LOCK and not entry.name.endswith(".part") for entry in directory.iterdir()):
+  if any(entry.name != LOCK and not entry.name.endswith(PARTIAL) for entry in directory.iterdir()):
     raise UsageError(f"--workdir: {directory} is not empty and has no {name}; name a new directory")
 
 
@@ -94,8 +107,8 @@ def _as_lists(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path, wait_seconds: float) -> Iterator[None]:
-  """Holds a directory's lock, which goes with the process."""
-  descriptor = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+  """Holds a directory's lock, which goes with the process; the file holds the process's number."""
+  descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -104,8 +117,13 @@ def _locked(directory: pathlib.Path, wait_seconds: float) -> Iterator[None]:
         break
       except BlockingIOError:
         if time.monotonic() > deadline:
-          raise UsageError(f"--workdir: {directory} is in use by another process") from None
+          holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+          process = f"process {holder}" if holder.isdigit() else "another process"
+          raise InUseError(f"--workdir: {directory} is in use by {process}; wait for its end, or end it") from None
         time.sleep(0.5)
+    with contextlib.suppress(OSError):  # a full disk, of which what follows will tell
+      os.ftruncate(descriptor, 0)
+      os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     yield
   finally:
     os.close(descriptor)

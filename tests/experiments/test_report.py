@@ -1,4 +1,6 @@
+import dataclasses
 import html.parser
+import io
 import json
 import re
 import shlex
@@ -6,13 +8,16 @@ import shlex
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from experiments.charts import Series, chart, ticks
 from experiments.cli import Parser, load_config, parse
 from experiments.config import DataConfig, TrialConfig, read
 from experiments.plan import GridConfig, SweepConfig, plan_trials
+from experiments.records import write_json
 from experiments.report import main, seconds_of_training, trial_command, write_report
 from experiments.study import build_study, paper_numbers
+from experiments.terminal import study_table
 
 SWEEP = SweepConfig(
   name="A <study> & more",
@@ -154,3 +159,88 @@ def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
   assert len(set(colors)) == 2
   records = [{"step": 100, "images_per_second": 640.0}, {"step": 200, "images_per_second": 1280.0}]
   assert seconds_of_training(records, 64) == [10.0, 15.0]
+
+
+def write_results(directory, *statuses):
+  sweep = dataclasses.replace(
+    SWEEP, grid=GridConfig(bits=("1,2,4",), widths=(0.25,), seeds=tuple(range(len(statuses))))
+  )
+  for trial, status in zip(plan_trials(sweep), statuses):
+    folder = directory / "trials" / trial.name
+    folder.mkdir(parents=True)
+    accuracy = 0.9 + 0.001 * trial.config.train.seed
+    numbers = {"best_test_accuracy": accuracy, "last_test_accuracy": accuracy} if status == "done" else {"reason": "x"}
+    (folder / "result.json").write_text(json.dumps({"status": status, **numbers}))
+  return sweep, build_study(sweep, directory, None)
+
+
+@pytest.mark.parametrize(
+  ("statuses", "text", "missing"),
+  [
+    (["done"], "0.900", ""),
+    (["diverged"], "diverged", "diverged"),
+    (["done", "done", "done"], "0.901 ± 0.001", ""),
+    (["done", "done", "diverged"], "0.901 ± 0.001 (2 of 3)", "1 diverged"),
+    (["done", "failed", "diverged"], "0.900 (1 of 3)", "1 diverged, 1 failed"),
+    (["failed", "failed", "diverged"], "1 diverged, 2 failed", "1 diverged, 2 failed"),
+  ],
+)
+def test_a_mean_says_of_how_many(tmp_path, statuses, text, missing):
+  sweep, study = write_results(tmp_path, *statuses)
+  cell = study.rows[0].cells[0]
+  assert (cell.text, cell.missing) == (text, missing)
+  write_report(sweep, study, tmp_path / "report.html", "")
+  page = (tmp_path / "report.html").read_text()
+  row = re.search(r"<tr><td>1,2,4</td>(.*?)</td>", page).group(1)
+  assert text in row
+  assert ('class="cell bad"' in row) == bool(missing)
+  assert missing in row
+  console = Console(width=200, record=True, file=io.StringIO())
+  console.print(study_table(study))
+  terminal = console.export_text()
+  assert text in terminal
+  assert missing in terminal
+
+
+DAMAGE = [b"", b"[]", b"5", b"null", b"{}", b'{"status": "done"}', b'{"status": 3}', b"\xff\xfe", b"[" * 100_000]
+DAMAGE += [
+  b'{"status": "done", "best_test_accuracy": null, "last_test_accuracy": 0.5}',
+  b'{"status": "done", "best_test_accuracy": 1e999, "last_test_accuracy": 0.5}',
+  b'{"status": "done", "best_test_accuracy": 0.5, "last_test_accuracy": 0.5, "images_per_second": "fast"}',
+  b'{"status": "failed"}',
+  b'{"status": "diverged", "reason": null}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_marks_its_trial_and_stops_nothing(workdir, damage):
+  trials = plan_trials(SWEEP)
+  (workdir / "trials" / trials[2].name / "result.json").write_bytes(damage)
+  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+  page = (workdir / "report.html").read_text()
+  assert "damaged" in page
+  assert sum(f"best 5{index}.00%" in page for index in range(3, 8)) == 5
+
+
+@pytest.mark.parametrize(
+  "damage", [*DAMAGE, b'{"epoch": 1}\n5\n[]\n{"epoch": null, "step": 1, "test_accuracy": "x"}\n']
+)
+def test_damaged_metrics_data_and_command_stop_nothing(workdir, damage):
+  trials = plan_trials(SWEEP)
+  (workdir / "data").mkdir()
+  for path in (
+    workdir / "trials" / trials[2].name / "metrics.jsonl",
+    workdir / "data/data.json",
+    workdir / "command.json",
+  ):
+    path.write_bytes(damage)
+  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+
+
+@pytest.mark.parametrize("damage", DAMAGE[:4] + DAMAGE[7:9])
+def test_a_damaged_config_of_a_sweep_is_one_line(tmp_path, capsys, damage):
+  (tmp_path / "sweep.json").write_bytes(damage)
+  assert main([f"--workdir={tmp_path}"]) == 2
+  assert "damaged" in capsys.readouterr().err

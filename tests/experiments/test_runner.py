@@ -98,6 +98,61 @@ def test_failure_reasons(tmp_path):
   log.write_text("Traceback\n  ...\nRuntimeError: RESOURCE_EXHAUSTED: out of memory\n")
   assert failure_reason(1, log) == "exit code 1: RuntimeError: RESOURCE_EXHAUSTED: out of memory"
   assert failure_reason(-signal.SIGSEGV, log) == "killed by SIGSEGV"
+  assert failure_reason(1, log, log.stat().st_size) == "exit code 1: no output"
+  log.write_text("of an earlier attempt\n\n")
+  assert failure_reason(130, log, log.stat().st_size) == "stopped by a signal: no output"
+
+
+@pytest.mark.parametrize("number", range(1, signal.NSIG))
+def test_every_signal_is_a_reason(number, tmp_path):
+  assert failure_reason(-number, tmp_path / "none").startswith("killed by ")
+
+
+def test_a_directory_in_use_is_tried_again_after_the_others_and_is_no_failure(tmp_path):
+  name = "w0.5_1-2-4_s0"
+  states, executor, _ = run(tmp_path, {name: [4, DONE]})
+  assert states[name].status == "done"
+  assert executor.started[-1] == name
+
+
+def test_a_directory_that_stays_in_use_is_reported_and_left_alone(tmp_path):
+  name = "w0.5_1-2-4_s0"
+  states, executor, lines = run(tmp_path, {name: [4, 4]})
+  assert states[name].status == "waiting"
+  assert executor.started.count(name) == 2
+  assert not (tmp_path / "trials" / name / "result.json").exists()
+  assert sum(state.status == "done" for state in states.values()) == 3
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "", '{"status": "done"}', '{"status": "maybe"}'])
+def test_a_damaged_result_runs_again(tmp_path, content):
+  name = "w0.5_1-2-4_s0"
+  run(tmp_path, {})
+  (tmp_path / "trials" / name / "result.json").write_text(content)
+  (tmp_path / "trials" / name / "config.json").write_text(content[:2])
+  assert {state.trial.name: state.status for state in load_states(plan_trials(SWEEP), tmp_path)}[name] == "damaged"
+  states, executor, _ = run(tmp_path, {})
+  assert executor.started == [name]
+  assert states[name].status == "done"
+
+
+def test_a_full_disk_ends_a_trial_and_not_the_sweep(tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("experiments.runner.write_json", fail)
+  states, *_ = run(tmp_path, {})
+  assert {state.status for state in states.values()} == {"failed"}
+  assert all("No space left" in state.result["reason"] for state in states.values())
+
+
+def test_ignored_signals_stay_ignored(tmp_path):
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+  try:
+    run(tmp_path, {})
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", -9)])

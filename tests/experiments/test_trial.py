@@ -96,3 +96,83 @@ def test_a_trial_does_not_go_on_on_other_images(dataset, tmp_path):
   other = load_dataset(dataclasses.replace(CONFIG.data, train_size=63))
   with pytest.raises(DataError, match="this trial began on street_digits"):
     run(directory, other)
+
+
+def lose_line(index):
+  return lambda text: "".join(line for i, line in enumerate(text.splitlines(keepends=True)) if i != index)
+
+
+RECORD_DAMAGE = {
+  "last torn": lambda text: text[:-30],
+  "first lost": lose_line(0),
+  "last lost": lose_line(1),
+  "doubled": lambda text: text + text,
+  "emptied": lambda text: "",
+  "missing": lambda text: None,
+  "no UTF-8": lambda text: "\udcff" + text[3:],
+  "a number": lambda text: "5\n" + text.partition("\n")[2],
+  "null": lambda text: text.replace('"test_accuracy": ', '"test_accuracy": null, "x": ', 1),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+  directory = tmp_path_factory.mktemp("finished") / "trial"
+  run(directory, dataset)
+  (directory / "result.json").unlink()
+  return directory
+
+
+@pytest.mark.parametrize("damage", RECORD_DAMAGE.values(), ids=RECORD_DAMAGE)
+def test_lost_records_are_made_again_to_the_same_result(dataset, whole, finished, tmp_path, damage):
+  directory = shutil.copytree(finished, tmp_path / "trial")
+  path = directory / "metrics.jsonl"
+  damaged = damage(path.read_text())
+  path.unlink()
+  if damaged is not None:
+    path.write_bytes(damaged.encode(errors="surrogateescape"))
+  result = run(directory, dataset)
+  assert lines(directory) == whole[1]
+  speeds = {"images_per_second": None}
+  assert result | speeds == whole[0] | speeds
+
+
+def test_a_result_is_not_written_of_records_that_vanish_meanwhile(dataset, tmp_path, monkeypatch):
+  directory = tmp_path / "trial"
+  monkeypatch.setattr("experiments.trial.append_line", lambda path, record: None)
+  with pytest.raises(DataError, match=r"holds the records of 0 of 2 epochs"):
+    run(directory, dataset)
+  assert not (directory / "result.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"5", b'{"digest": 3}', b"\xff"])
+def test_a_damaged_record_of_the_data_is_one_line(dataset, tmp_path, content):
+  directory = tmp_path / "trial"
+  with pytest.raises(Interrupted):
+    run(directory, dataset, stop_after=1)
+  (directory / "data.json").write_bytes(content)
+  with pytest.raises(DataError, match=r"data\.json is damaged"):
+    run(directory, dataset)
+
+
+def test_scalars_written_after_the_last_checkpoint_are_written_once(dataset, tmp_path):
+  opened, written = [], []
+
+  class Writer:
+    def add_scalar(self, name, value, step):
+      written.append((name, step))
+
+    def flush(self):
+      pass
+
+  def open_writer(step):
+    opened.append(step)
+    return Writer()
+
+  reporter = Reporter(tmp_path)
+  run_trial(CONFIG, dataset, tmp_path, reporter=reporter, open_writer=open_writer)
+  assert opened == [0]
+  assert ("train_loss", 4) in written
+  (tmp_path / "result.json").unlink()
+  run_trial(CONFIG, dataset, tmp_path, reporter=reporter, open_writer=open_writer)
+  assert opened == [0, 8]

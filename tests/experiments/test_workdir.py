@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from experiments.errors import UsageError
+from experiments.errors import InUseError, UsageError
 from experiments.workdir import differing_fields, open_workdir
 
 CONFIG = {"train": {"epochs": 1, "halve_at": (0.5,)}, "bits": "1,2,4"}
@@ -19,8 +19,12 @@ def test_is_made_and_found_again(tmp_path):
 
 
 def test_is_used_by_one_process_at_a_time(tmp_path):
-  with open_workdir(tmp_path, "a.json", CONFIG), pytest.raises(UsageError, match="in use by another process"):
-    opened(tmp_path)
+  with open_workdir(tmp_path, "a.json", CONFIG):
+    with pytest.raises(InUseError, match=f"in use by process {os.getpid()};"):
+      opened(tmp_path)
+    (tmp_path / ".lock").write_text("")  # of an earlier version
+    with pytest.raises(InUseError, match="in use by another process;"):
+      opened(tmp_path)
   opened(tmp_path)
 
 
@@ -42,6 +46,23 @@ def test_what_fails_before_it_makes_anything_binds_nobody(tmp_path):
   assert opened(tmp_path, {"bits": "8,8,8"}) == [".lock", "a.json", "checkpoint"]
 
 
+def test_what_fails_before_it_makes_anything_leaves_no_directory(tmp_path):
+  with pytest.raises(UsageError, match="no data"), open_workdir(tmp_path / "a" / "b", "a.json", CONFIG):
+    raise UsageError("no data")
+  assert os.listdir(tmp_path) == []
+  (tmp_path / "mine").mkdir()
+  with pytest.raises(UsageError, match="no data"), open_workdir(tmp_path / "mine", "a.json", CONFIG):
+    raise UsageError("no data")
+  assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_what_killed_processes_were_writing_is_cleared_away(tmp_path):
+  opened(tmp_path)
+  (tmp_path / ".report.html.123.part").write_text("<!doctype")
+  (tmp_path / "mine.part").write_text("not ours")
+  assert opened(tmp_path) == [".lock", "a.json", "mine.part"]
+
+
 def test_a_foreign_directory_is_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   with pytest.raises(UsageError, match="is not empty and has no a.json"):
@@ -55,9 +76,10 @@ def test_what_a_killed_process_leaves_is_no_foreign_work(tmp_path):
   opened(tmp_path)
 
 
-def test_a_damaged_config_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"[]", b"5", b"null", b"\xff\xfe", b"{", b"[" * 100_000])
+def test_a_damaged_config_is_named(tmp_path, content):
   opened(tmp_path)
-  (tmp_path / "a.json").write_text("")
+  (tmp_path / "a.json").write_bytes(content)
   with pytest.raises(UsageError, match=r"a\.json is damaged"):
     opened(tmp_path)
 
