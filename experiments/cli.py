@@ -1,165 +1,272 @@
-"""Command lines: `--config=FILE[:PRESET]` with `--config.FIELD=VALUE`, and plain flags."""
+"""Command lines on absl's flags and ml_collections' config files: `--config=FILE[:PRESET] --config.FIELD=VALUE`."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import importlib.util
+import dataclasses
+import inspect
+import logging
 import pathlib
-import types
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import re
+import sys
+import traceback
+import typing
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 
 from experiments.errors import UsageError, did_you_mean
+from experiments.overrides import override
+from experiments.paths import PathError, expand
+
+OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)")
 
 
-class Parser(argparse.ArgumentParser):
-  """An argument parser whose errors are `UsageError`."""
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+  """What a command was told.
 
-  def __init__(self, **kwargs: Any):
-    super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+  Attributes:
+    flags: its flags.
+    overrides: of the config, {field: text}.
+    words: what is no flag.
+  """
 
-  def error(self, message: str) -> NoReturn:
-    """Raises instead of printing the usage."""
-    raise UsageError(f"{message} (see --help)")
+  flags: flags.FlagValues
+  overrides: dict[str, str]
+  words: tuple[str, ...]
 
 
-def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-  """Parses flags, and sets the config overrides apart.
+class _HelpWanted(Exception):
+  """Raised where a help flag is met, whatever else is wrong with the line."""
 
-  Args:
-    parser: knows all flags but the overrides.
-    argv: without the program's name.
 
-  Returns:
-    The flags, and the overrides as {field: text}.
+class _HelpFlag(flags.BooleanFlag):
+  def parse(self, argument: Any) -> None:
+    super().parse(argument)
+    if self.value:
+      raise _HelpWanted(self.name)
 
-  Raises:
-    UsageError: an unknown flag, or an override without a value.
+
+class _PathParser(flags.ArgumentParser):
+  """Text to a path, its tilde expanded."""
+
+  def parse(self, argument: str | pathlib.Path) -> pathlib.Path:
+    return expand(str(argument))
+
+  def flag_type(self) -> str:
+    return "path"
+
+
+def new_flags() -> flags.FlagValues:
+  """An empty set of flags, apart from absl's own: a command's flags are no other's.
 
   Example:
-    >>> parser = Parser(); _ = parser.add_argument("--workdir")
-    >>> parse(parser, ["--config.train.epochs=2", "--workdir=x"])
-    (Namespace(workdir='x'), {'train.epochs': '2'})
+    >>> sorted(new_flags())
+    ['h', 'help', 'helpfull', 'helpshort']
   """
-  overrides, rest = {}, []
-  arguments = list(argv)
-  while arguments:
-    argument = arguments.pop(0)
-    if not argument.startswith("--config."):
-      rest.append(argument)
-      continue
-    field, equals, value = argument.removeprefix("--config.").partition("=")
-    if not equals:
-      if not arguments:
-        raise UsageError(f"{argument} needs a value: {argument}=VALUE")
-      value = arguments.pop(0)
-    overrides[field] = value
-  flags, unknown = parser.parse_known_args(rest)
-  if unknown:
-    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    raise UsageError(f"unknown flag {unknown[0]}" + did_you_mean(unknown[0].partition("=")[0], known))
-  return flags, overrides
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)
+  flags.DEFINE_flag(_HelpFlag("help", False, "show this help", short_name="h"), values, module_name="help")
+  flags.DEFINE_flag(_HelpFlag("helpshort", False, "the same as --help"), values, module_name="help")
+  flags.DEFINE_flag(_HelpFlag("helpfull", False, "show the fields of the config too"), values, module_name="help")
+  return values
 
 
-def parse_flags(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-  """Parses the flags of a command that takes no config.
-
-  Args:
-    parser: knows all flags.
-    argv: without the program's name.
-
-  Returns:
-    The flags.
-
-  Raises:
-    UsageError: an unknown flag, or an override.
+def define_path(name: str, default: str | None, help: str, *, flag_values: flags.FlagValues, **options: Any) -> None:
+  """Defines a flag whose value is a `pathlib.Path`; a tilde stands for the home directory in it.
 
   Example:
-    >>> parse_flags(Parser(), [])
-    Namespace()
+    >>> values = new_flags(); define_path("workdir", None, "where results go", flag_values=values)
+    >>> parse(values, ["--workdir=runs/one"], "").flags.workdir.name
+    'one'
   """
-  flags, overrides = parse(parser, argv)
-  if overrides:
-    raise UsageError(f"unknown flag --config.{next(iter(overrides))}: this command takes no config")
-  return flags
+  parser, serializer = _PathParser(), flags.ArgumentSerializer()
+  flags.DEFINE(parser, name, default, help, flag_values, serializer, **options)
 
 
-def load_config(spec: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
+def parse(
+  values: flags.FlagValues, argv: Sequence[str], description: str, *, config: type | None = None, words: str = ""
+) -> CommandLine:
+  """Parses a command line, in absl's syntax; `--flagfile=FILE` holds more of it.
+
+  Args:
+    values: the command's flags.
+    argv: without the program's name.
+    description: of the command, for its help.
+    config: the dataclass that its config is read into; None where the command takes no config.
+    words: what arguments that are no flags mean, for the help; "" where there must be none.
+
+  Returns:
+    The flags, the overrides and the words.
+
+  Raises:
+    UsageError: an unknown flag, a value that a flag does not take, or a missing one.
+    SystemExit: help was asked for.
+
+  Example:
+    >>> parse(new_flags(), ["--config.train.epochs=2"], "", config=type("Config", (), {})).overrides
+    {'train.epochs': '2'}
+  """
+  try:
+    arguments = values.read_flags_from_files(list(argv), force_gnu=False)
+    overrides = _define_overrides(values, arguments, config) if config is not None else {}
+    rest = values(["", *arguments])[1:]
+  except _HelpWanted as wanted:
+    print(_help(values, description, words, config if str(wanted) == "helpfull" else None))
+    raise SystemExit(0) from None
+  except flags.UnrecognizedFlagError as error:
+    given = next((word for word in arguments if word.lstrip("-").partition("=")[0] == error.flagname), error.flagname)
+    takes = ": this command takes no config" if OVERRIDE.match(given) else ""
+    known = [f"--{name}" for name in values if not OVERRIDE.match(f"--{name}")]
+    raise UsageError(f"unknown flag {given}{takes}" + did_you_mean(given.partition("=")[0], known)) from None
+  except (flags.Error, ValueError) as error:
+    raise UsageError(_flag_error(str(error))) from None
+  if rest and not words:
+    raise UsageError(f"unexpected argument {rest[0]!r}: values follow their flag after an equals sign (see --help)")
+  return CommandLine(values, {field: values[name].value for field, name in overrides.items()}, tuple(rest))
+
+
+def _flag_error(text: str) -> str:
+  """An error of absl's in the words of the others."""
+  missing = re.match(r"flag --(\S+)=None: Flag --\S+ must have a value", text)
+  if missing:
+    return f"--{missing.group(1)}: needed (see --help)"
+  return f"{text.removeprefix('flag ').removeprefix('ERROR:: ')} (see --help)"
+
+
+def _define_overrides(values: flags.FlagValues, arguments: Sequence[str], config: type) -> dict[str, str]:
+  """Defines a flag for every override that a line holds, as ml_collections does; returns {field: its flag}."""
+  found = {}
+  for argument in arguments:
+    if argument == "--":
+      break
+    match = OVERRIDE.match(argument)
+    if match and f"config.{match['field']}" not in values:
+      field = match["field"]
+      flag = flags.Flag(flags.ArgumentParser(), flags.ArgumentSerializer(), f"config.{field}", None, f"field {field}")
+      flag.boolean = _declared(config, field) is bool  # --config.data.extra and --noconfig.data.extra
+      flags.DEFINE_flag(flag, values, module_name="config")
+      found[field] = f"config.{field}"
+  return found
+
+
+def _declared(config: Any, field: str) -> Any:
+  """The type that a dotted field is declared with, None where there is none."""
+  for part in field.split("."):
+    config = typing.get_type_hints(config).get(part) if dataclasses.is_dataclass(config) else None
+  return config
+
+
+def _help(values: flags.FlagValues, description: str, words: str, config: type | None) -> str:
+  parts = [description.strip(), *(["", f"  {words}"] if words else []), values.get_help()]
+  if config is not None:
+    parts += ["", "Fields of the config, each set by --config.FIELD=VALUE:", *_fields(config, "config")]
+  return "\n".join(parts)
+
+
+def _fields(config: Any, where: str) -> list[str]:
+  """A line for every field of a dataclass, with its default and the description in the class's docstring."""
+  described = dict(re.findall(r"^ +(\w+): (.*)$", inspect.getdoc(config) or "", re.MULTILINE))
+  lines = []
+  for field in dataclasses.fields(config):
+    hint = typing.get_type_hints(config)[field.name]
+    if dataclasses.is_dataclass(hint):
+      lines += _fields(hint, f"{where}.{field.name}")
+    else:
+      lines.append(f"  --{where}.{field.name}: {described.get(field.name, '')} (default: {field.default!r})")
+  return lines
+
+
+def load_config(
+  spec: str | pathlib.Path, overrides: Mapping[str, str], declared: type | None = None
+) -> ml_collections.ConfigDict:
   """Runs a config file's `get_config` and applies overrides.
 
   Args:
     spec: path of a Python file, or path and preset with a colon between.
-    overrides: {dotted field: text}; the text is read as the field's type.
+    overrides: {dotted field: text}.
+    declared: the dataclass that the config will be read into, whose types the overrides are read as.
 
   Returns:
     The config.
 
   Raises:
-    UsageError: no such file, preset or field; a value of the wrong type.
+    UsageError: no such file, preset or field; a value of the wrong type; or an error of the file's
+      own, with its line.
 
   Example:
     >>> load_config("configs/svhn_grid.py:quick", {"train.epochs": "3"}).train.epochs
     3
   """
-  path, _, preset = spec.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise UsageError(f"--config: no file {path!r}; config files are in configs/")
-  module_spec = importlib.util.spec_from_file_location("experiment_config", path)
-  if module_spec is None or module_spec.loader is None:
-    raise UsageError(f"--config: {path!r} is not a Python file")
-  module = importlib.util.module_from_spec(module_spec)
+  name, _, preset = str(spec).partition(":")
   try:
-    module_spec.loader.exec_module(module)
-    config = _get_config(module, path, preset)
+    path = expand(name)
+  except PathError as error:
+    raise UsageError(f"--config: {error}") from None
+  if not path.is_file():
+    raise UsageError(f"--config: no file {name!r}; config files are in configs/")
+  if path.suffix != ".py":
+    raise UsageError(f"--config: {name!r} is not a Python file, whose name ends in .py")
+  config = _run_config(path, preset)
+  for field, text in overrides.items():
+    override(config, field, text, declared)
+  return config
+
+
+def _run_config(path: pathlib.Path, preset: str) -> ml_collections.ConfigDict:
+  values = flags.FlagValues()
+  argv = ["", f"--config={path}:{preset}" if preset else f"--config={path}"]
+  config_flags.DEFINE_config_file("config", flag_values=values, lock_config=False, sys_argv=argv)
+  logging.getLogger("absl").setLevel(logging.ERROR)  # its warnings would stand beside the one line of an error
+  sys.modules.pop("config_config", None)  # ml_collections' name of the file's module, which it would execute again
+  try:
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+      values(argv)
+    config = values.config
+    if config is not None:
+      getattr(config, "lock", None)  # raises what the file raised, where ml_collections kept an OSError back
   except UsageError:
     raise
-  except Exception as error:
-    raise UsageError(f"--config: {path!r} does not run: {type(error).__name__}: {error}") from None
-  for field, text in overrides.items():
-    _override(config, field, text)
-  return config
+  except (Exception, SystemExit) as error:
+    _refuse_preset(path, preset)
+    raise UsageError(f"--config: {_file_error(path, error)}") from None
+  _refuse_preset(path, preset)
+  if isinstance(config, ml_collections.FrozenConfigDict):
+    config = config.as_configdict()
+  if not isinstance(config, Mapping | ml_collections.ConfigDict):
+    raise UsageError(f"--config: get_config of '{path}' must return a ConfigDict, got {type(config).__name__}")
+  return config if isinstance(config, ml_collections.ConfigDict) else ml_collections.ConfigDict(config)
 
 
-def _get_config(module: types.ModuleType, path: str, preset: str) -> ml_collections.ConfigDict:
+def _refuse_preset(path: pathlib.Path, preset: str) -> None:
+  """Raises UsageError for a preset that a config file does not list in PRESETS."""
+  module = sys.modules.get("config_config")
   presets = getattr(module, "PRESETS", ())
-  if preset and preset not in presets:
+  takes_none = not presets and not _takes_argument(getattr(module, "get_config", None))
+  if preset and (takes_none or (presets and preset not in presets)):
     raise UsageError(f"--config: preset {preset!r} is not in {path}" + did_you_mean(preset, presets))
-  config = module.get_config(preset) if preset else module.get_config()
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise UsageError(f"--config: get_config of {path!r} must return a ConfigDict, got {type(config).__name__}")
-  return config
 
 
-def _override(config: ml_collections.ConfigDict, field: str, text: str) -> None:
-  *parents, name = field.split(".")
-  node: Any = config
-  for depth, part in enumerate([*parents, name]):
-    where = ".".join(["config", *field.split(".")[:depth]])
-    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-      known = node.keys() if isinstance(node, ml_collections.ConfigDict) else []
-      raise UsageError(f"{where}: no field {part!r}" + did_you_mean(part, known))
-    if depth < len(parents):
-      node = node[part]
-  node[name] = _read(text, node[name], f"config.{field}")
+def _takes_argument(function: Any) -> bool:
+  return callable(function) and bool(inspect.signature(function).parameters)
 
 
-def _read(text: str, current: Any, field: str) -> Any:
-  """`text` as a value of the type of `current`."""
-  try:
-    if isinstance(current, bool):
-      return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-    if isinstance(current, (int, float, str)):
-      return type(current)(text)
-    if isinstance(current, tuple):
-      stripped = [part.strip() for part in text.split(";") if part.strip()]
-      are_words = all(isinstance(value, str) for value in current) and all(part.isidentifier() for part in stripped)
-      parts = stripped if are_words else [ast.literal_eval(part) for part in stripped]
-      single = parts[0] if len(parts) == 1 else tuple(parts)
-      return single if isinstance(single, tuple) else (single,)
-  except (ValueError, KeyError, SyntaxError, TypeError):
-    pass
-  wanted = {bool: "true or false", int: "an integer", float: "a number", tuple: "values such as '1,2,4;8,8,8'"}
-  raise UsageError(f"{field} must be {wanted.get(type(current), 'one of its fields')}, got {text!r}")
+def _file_error(path: pathlib.Path, error: BaseException) -> str:
+  """What a config file raised, with its line: the exception that went through the file's own lines."""
+  chain = [error]
+  while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+    chain.append(inner)
+  for raised in chain:
+    if isinstance(raised, SyntaxError) and raised.filename == str(path):
+      return f"{path}:{raised.lineno}: {type(raised).__name__}: {raised.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(raised.__traceback__) if frame.filename == str(path)]
+    if lines:
+      return f"{path}:{lines[-1]}: {type(raised).__name__}: {raised}"
+  if isinstance(chain[-1], AttributeError) and not hasattr(sys.modules.get("config_config"), "get_config"):
+    return f"'{path}' has no function get_config"
+  return f"'{path}' does not run: {type(chain[-1]).__name__}: {chain[-1]}"

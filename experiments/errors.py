@@ -80,6 +80,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     "; did you mean 'width'? known: bound, width"
   """
   names = sorted(known)
+  if not names:
+    return "; there are none"
   close = difflib.get_close_matches(word, names, n=1)
   hint = f" did you mean '{close[0]}'?" if close else ""
   return f";{hint} known: {', '.join(names)}"

@@ -44,18 +44,17 @@ def estimate(trials: Sequence[Trial], train_images: int, workers: int) -> Estima
   Returns:
     The estimate.
   """
-  rates: dict[float, float] = {}
+  seconds_per_image: dict[tuple[float, int], float] = {}
   seconds = []
   for trial in trials:
     config = trial.config
-    width = config.model.width
-    if width not in rates:
-      rates[width] = _macs_per_second(width)
-    shape = (1, config.data.image_size, config.data.image_size, 3)
-    macs = summary(SvhnConvNet(width=width), shape).macs
-    steps = train_images // config.train.batch_size * config.train.epochs
-    # Backward-input and backward-weight products: three times the forward pass.
-    seconds.append(START_SECONDS + steps * config.train.batch_size * 3 * macs / rates[width] * OVERHEAD)
+    network = width, size = config.model.width, config.data.image_size
+    if network not in seconds_per_image:
+      macs = summary(SvhnConvNet(width=width), (1, size, size, 3)).macs
+      # Backward-input and backward-weight products: three times the forward pass.
+      seconds_per_image[network] = 3 * macs / _macs_per_second(width) * OVERHEAD
+    images = train_images // config.train.batch_size * config.train.batch_size * config.train.epochs
+    seconds.append(START_SECONDS + images * seconds_per_image[network])
   return Estimate(tuple(seconds), max(sum(seconds) / workers, max(seconds)))
 
 

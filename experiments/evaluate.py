@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from absl import flags as absl_flags
 
-from experiments.cli import Parser, parse_flags
+from experiments.cli import define_path, new_flags, parse
 from experiments.config import parse_bits
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
@@ -28,15 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 2 for wrong use.
   """
-  parser = Parser(prog="python -m experiments.evaluate", description=__doc__)
-  parser.add_argument("--workdir", required=True, help="of a trial, finished or not")
-  parser.add_argument("--mat", required=True, help="a file of SVHN's cropped digits")
-  parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own")
-  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
-  directory, mat = pathlib.Path(flags.workdir), pathlib.Path(flags.mat)
-  if not mat.is_file():
-    raise UsageError(f"--mat: no file {flags.mat!r}")
+  values = new_flags()
+  define_path("workdir", None, "of a trial, finished or not", flag_values=values, required=True)
+  define_path("mat", None, "a file of SVHN's cropped digits", flag_values=values, required=True)
+  absl_flags.DEFINE_string("bits", "", "W,A,G instead of the trial's own", values)
+  flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
+  directory, mat = flags.workdir, flags.mat
   config, steps, state, channels = restore_trial(directory)
+  if not mat.is_file():
+    raise UsageError(f"--mat: no file {str(mat)!r}")
   split = read_mat(mat)
   require_channels(split, channels, f"--mat: {mat}")
   bits = parse_bits(flags.bits or config.bits, "--bits")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 import statistics
 import sys
 import time
@@ -18,9 +17,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags as absl_flags
 
 import dorefa_jax
-from experiments.cli import Parser, parse_flags
+from experiments.cli import define_path, new_flags, parse
 from experiments.config import parse_bits
 from experiments.data.dataset import DataError, Split
 from experiments.data.images import resize, to_unit
@@ -64,25 +64,23 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 2 for wrong use.
   """
-  summary, _, details = (__doc__ or "").partition("\n\n")
-  parser = Parser(prog="python -m experiments.freeze", description=summary, epilog=details)
-  parser.add_argument("--workdir", required=True, help="of a trial, finished or not")
-  parser.add_argument("--output", default="", help="the file; WORKDIR/model.dorefa where left out")
-  parser.add_argument("--bits", default="", help="W,A,G instead of the trial's own; G has no meaning here")
-  parser.add_argument("--mat", default="", help="a file of SVHN's cropped digits, to test on instead")
-  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
-  directory = pathlib.Path(flags.workdir)
-  output = pathlib.Path(flags.output) if flags.output else directory / "model.dorefa"
+  values = new_flags()
+  define_path("workdir", None, "of a trial, finished or not", flag_values=values, required=True)
+  define_path("output", None, "the file; WORKDIR/model.dorefa where left out", flag_values=values)
+  absl_flags.DEFINE_string("bits", "", "W,A,G instead of the trial's own; G has no meaning here", values)
+  define_path("mat", None, "a file of SVHN's cropped digits, to test on instead", flag_values=values)
+  flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
+  directory, output = flags.workdir, flags.output or flags.workdir / "model.dorefa"
   if not directory.is_dir():
     raise UsageError(f"--workdir: no directory {str(directory)!r}")
   if output.is_dir() or not output.parent.is_dir():
     raise UsageError(f"--output: a file in a directory that exists, got {str(output)!r}")
-  if flags.mat and not pathlib.Path(flags.mat).is_file():
-    raise UsageError(f"--mat: no file {flags.mat!r}")
+  if flags.mat and not flags.mat.is_file():
+    raise UsageError(f"--mat: no file {str(flags.mat)!r}")
   config, _, state, channels = restore_trial(directory)
   bits = parse_bits(flags.bits or config.bits, "--bits")
   try:
-    split = read_mat(pathlib.Path(flags.mat)) if flags.mat else load_dataset(config.data).test
+    split = read_mat(flags.mat) if flags.mat else load_dataset(config.data).test
   except DataError as error:  # a trial that was trained elsewhere
     if flags.mat:
       raise

@@ -121,18 +121,35 @@ def plan_trials(sweep: SweepConfig) -> list[Trial]:
   """
   grid = sweep.grid
   trials: dict[str, Trial] = {}
-  axes = grid.seeds, grid.backends or (None,), grid.first_last, grid.settings(), grid.widths
-  for seed, backend, pair, bits, width in itertools.product(*axes):
-    model = dataclasses.replace(sweep.model, width=width, quantize_first=pair[0], quantize_last=pair[1])
-    if backend is not None:
-      model = dataclasses.replace(model, backend=backend)
-    config = TrialConfig(str(bits), sweep.data, model, dataclasses.replace(sweep.train, seed=seed))
-    marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "") + (f"_{backend}" if backend else "")
-    name = f"w{width:g}_{str(bits).replace(',', '-')}{marks}_s{seed}"
-    if name in trials and trials[name].config != config:
-      raise UsageError(f"config.grid.widths: {width} and {trials[name].config.model.width} are too close to tell apart")
-    trials[name] = Trial(name, bits, config)
+  settings = [(bits, str(bits), str(bits).replace(",", "-")) for bits in grid.settings()]
+  # Copies of a config are made once for each value of its axes: grids may have hundreds of thousands of trials.
+  models = [
+    [_model(sweep.model, width, pair, backend) for width in grid.widths]
+    for backend, pair in itertools.product(grid.backends or (None,), grid.first_last)
+  ]
+  for seed in grid.seeds:
+    train = dataclasses.replace(sweep.train, seed=seed)
+    for of_widths, (bits, text, mark) in itertools.product(models, settings):
+      for model, (start, marks) in of_widths:
+        name = f"{start}_{mark}{marks}_s{seed}"
+        config = TrialConfig(text, sweep.data, model, train)
+        if name in trials and trials[name].config != config:
+          raise UsageError(
+            f"config.grid.widths: {model.width} and {trials[name].config.model.width} are too close to tell apart"
+          )
+        trials[name] = Trial(name, bits, config)
   return list(trials.values())
+
+
+def _model(
+  model: ModelConfig, width: float, pair: tuple[bool, ...], backend: str | None
+) -> tuple[ModelConfig, tuple[str, str]]:
+  """A model of the grid, and how the names of its trials begin and end."""
+  model = dataclasses.replace(model, width=width, quantize_first=pair[0], quantize_last=pair[1])
+  if backend is not None:
+    model = dataclasses.replace(model, backend=backend)
+  marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "") + (f"_{backend}" if backend else "")
+  return model, (f"w{width:g}", marks)
 
 
 def model_name(width: float) -> str:

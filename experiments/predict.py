@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 import dorefa_jax
-from experiments.cli import Parser, parse_flags
+from experiments.cli import new_flags, parse
 from experiments.data.images import resize, to_unit
 from experiments.errors import UsageError, one_line_errors
 
 SHOWN = 3
+WORDS = "MODEL.dorefa PICTURE [PICTURE ...]"
 MAX_PIXELS = 50_000_000
 
 
@@ -30,21 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 2 for wrong use.
   """
-  parser = Parser(prog="python -m experiments.predict", description=__doc__)
-  parser.add_argument("model", help="a file that experiments.freeze or PackedModel.save wrote")
-  parser.add_argument("images", nargs="+", help="pictures of any size, in any format that Pillow reads")
-  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
-  packed = _load(flags.model)
+  line = parse(new_flags(), sys.argv[1:] if argv is None else argv, __doc__ or "", words=WORDS)
+  if len(line.words) < 2:
+    raise UsageError(f"needs a model and at least one picture: {WORDS} (see --help)")
+  model, *images = line.words
+  packed = _load(model)
   if len(packed.input_shape) != 3 or packed.input_shape[0] != packed.input_shape[1]:
-    raise UsageError(f"{flags.model} takes inputs of shape {packed.input_shape}, no square pictures")
+    raise UsageError(f"{model} takes inputs of shape {packed.input_shape}, no square pictures")
   size, _, channels = packed.input_shape
   if channels not in (1, 3):
-    raise UsageError(f"{flags.model} takes pictures of {channels} channels, not of 1 or 3")
-  pictures = [read_picture(pathlib.Path(name), channels) for name in flags.images]
-  for name, picture in zip(flags.images, pictures):
+    raise UsageError(f"{model} takes pictures of {channels} channels, not of 1 or 3")
+  pictures = [read_picture(pathlib.Path(name), channels) for name in images]
+  for name, picture in zip(images, pictures):
     logits = packed(to_unit(resize(jnp.asarray(picture)[None], size)))[0]
     if logits.ndim != 1:
-      raise UsageError(f"{flags.model} gives an array of shape {logits.shape} for a picture, not one number a class")
+      raise UsageError(f"{model} gives an array of shape {logits.shape} for a picture, not one number a class")
     probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-probabilities)[:SHOWN]
     print(f"{name}: class {best[0]}  (" + ", ".join(f"{index}: {probabilities[index]:.1%}" for index in best) + ")")

@@ -17,7 +17,7 @@ from typing import Any
 from dorefa_jax import summary
 from dorefa_jax.models import SvhnConvNet
 from experiments.charts import Series, chart
-from experiments.cli import Parser, load_config, parse_flags
+from experiments.cli import define_path, load_config, new_flags, parse
 from experiments.config import TrialConfig, read
 from experiments.errors import UsageError, one_line_errors
 from experiments.plan import SweepConfig, Trial
@@ -63,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     0, or 2 for wrong use.
   """
-  parser = Parser(prog="python -m experiments.report", description=__doc__)
-  parser.add_argument("--workdir", required=True, help="of a sweep, finished or not")
-  flags = parse_flags(parser, sys.argv[1:] if argv is None else argv)
-  workdir = pathlib.Path(flags.workdir)
+  values = new_flags()
+  define_path("workdir", None, "of a sweep, finished or not", flag_values=values, required=True)
+  workdir = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags.workdir
   saved = read_object(workdir / "sweep.json")
   if saved is None:
     is_there = (workdir / "sweep.json").exists()

@@ -8,12 +8,13 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from absl import flags as absl_flags
 from rich.console import Console
 
-from experiments.cli import Parser, load_config, parse
+from experiments.cli import define_path, load_config, new_flags, parse
 from experiments.config import DataConfig, read
 from experiments.errors import INTERRUPTED, UsageError, one_line_errors
 from experiments.executor import Executor, LocalExecutor, RayExecutor
@@ -23,6 +24,7 @@ from experiments.runner import load_states, run_trials
 from experiments.workdir import open_workdir
 
 CONFIG = "sweep.json"
+EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
 FAILED_TRIALS = 1
 
 
@@ -38,14 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     not be written; 2: wrong use; 130: interrupted, to be resumed by the same command.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
-  flags, overrides = parse(_parser(), arguments)
-  sweep = read(SweepConfig, load_config(flags.config, overrides).to_dict())
+  line = parse(_flags(), arguments, __doc__ or "", config=SweepConfig)
+  flags = line.flags
+  sweep = read(SweepConfig, load_config(flags.config, line.overrides, SweepConfig).to_dict())
   if flags.workers < 0:
     raise UsageError(f"--workers must be an integer from 0 (0 = one for each core or GPU), got {flags.workers}")
   console = Console()
-  workdir = pathlib.Path(flags.workdir or default_workdir(flags.config))
+  workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
-    return _dry_run(sweep, workdir, flags.workers, console)
+    return _dry_run(sweep, workdir, flags, console)
   command = f"python -m experiments.sweep {shlex.join(arguments)}"
   with open_workdir(workdir, CONFIG, dataclasses.asdict(sweep)):
     try:
@@ -54,18 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       return _stopped(command, console)
 
 
-def _parser() -> Parser:
-  parser = Parser(
-    prog="python -m experiments.sweep",
-    description=__doc__,
-    epilog="Any field of the config can be set: --config.grid.bits='1,2,4;8,8,8' --config.train.epochs=5",
-  )
-  parser.add_argument("--config", required=True, help="FILE[:PRESET], such as configs/svhn_grid.py:paper")
-  parser.add_argument("--workdir", default="", help="where all results go (default: runs/NAME_PRESET)")
-  parser.add_argument("--dry_run", action="store_true", help="print the plan, run nothing")
-  parser.add_argument("--workers", type=int, default=0, help="trials at once (default: one for each core or GPU)")
-  parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where trials run")
-  return parser
+def _flags() -> absl_flags.FlagValues:
+  values = new_flags()
+  absl_flags.DEFINE_string("config", None, "FILE[:PRESET], such as configs/svhn_grid.py:paper", values, required=True)
+  define_path("workdir", None, "where all results go (default: runs/NAME_PRESET)", flag_values=values)
+  absl_flags.DEFINE_boolean("dry_run", False, "print the plan, run nothing", values)
+  absl_flags.DEFINE_integer("workers", 0, "trials at once (0: one for each core or GPU)", flag_values=values)
+  absl_flags.DEFINE_enum("executor", "local", list(EXECUTORS), "where trials run", values)
+  return values
 
 
 def default_workdir(spec: str) -> str:
@@ -100,8 +99,8 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
     except OSError as error:  # a full disk ends no sweep: the next trial may find room, and the report is made anew
       unwritten[:] = [str(error)]
 
-  kind = RayExecutor if flags.executor == "ray" else LocalExecutor
-  executor: Executor = kind(flags.workers, {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla_cache").absolute())})
+  environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla_cache").absolute())}
+  executor = EXECUTORS[flags.executor](flags.workers, environment)
   try:
     with Board(states, console) as board:
 
@@ -173,31 +172,33 @@ def _announce(data: dict[str, Any], console: Console) -> None:
   )
 
 
-def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, workers: int, console: Console) -> int:
+def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console) -> int:
   from experiments.data.loading import STREET_DIGITS_SIZES, TRAIN_SIZES, find_directory
   from experiments.estimate import estimate
-  from experiments.executor import local_slots
   from experiments.terminal import plan_table
 
   trials = plan_trials(sweep)
+  console.print(f"{len(trials):,} trials", highlight=False)
   directory = find_directory(sweep.data)
   stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None
   generated = stands_in or sweep.data.name == "street_digits"
   full_size = STREET_DIGITS_SIZES[0] if generated else TRAIN_SIZES[sweep.data.name][sweep.data.extra]
   train_size = sweep.data.train_size or full_size
   check_batch(sweep, train_size)
-  slots = local_slots(workers)
+  executor = EXECUTORS[flags.executor](flags.workers)
+  slots = executor.slots
+  executor.close()
   estimated = estimate(trials, train_size, len(slots))
   console.print(plan_table(trials, estimated))
   if generated:
     source = "street_digits, generated" + (" (no SVHN found)" if stands_in else "")
   else:
     source = f"{sweep.data.name} in {directory}" if directory else f"{sweep.data.name}: not found on this machine"
-  states = load_states(trials, workdir)
+  states = load_states(trials, workdir) if workdir.is_dir() else []
   kept = sum(state.status in ("done", "diverged") for state in states)
   console.print(f"data: {source}", markup=False, highlight=False, soft_wrap=True)
   console.print(
-    f"{len(trials)} trials, {kept} of them finished in {workdir}; {len(slots)} at once; "
+    f"{len(trials):,} trials, {kept} of them finished in {workdir}; {len(slots)} at once; "
     f"about {duration(estimated.total)} for all, right to a factor of two",
     markup=False,
     highlight=False,

@@ -19,15 +19,19 @@ from experiments.study import Cell, Study
 
 STYLES = {"running": "cyan", "done": "green", "diverged": "yellow", "failed": "red", "damaged": "red"}
 FINISHED_ROWS = 8
+PLAN_ROWS = 200
+"""Trials that a plan lists one by one."""
 
 
 def plan_table(trials: Sequence[Trial], estimate: Estimate) -> Table:
   """The trials of a sweep and how long each will take."""
   table = Table("trial", "model", "W,A,G", "epochs", "seed", "about")
-  for trial, seconds in zip(trials, estimate.trials):
+  for trial, seconds in zip(trials[:PLAN_ROWS], estimate.trials):
     model, train = trial.config.model, trial.config.train
     name = model_name(model.width) + scheme_name(model)
     table.add_row(trial.name, name, str(trial.bits), str(train.epochs), str(train.seed), duration(seconds))
+  if len(trials) > PLAN_ROWS:
+    table.add_row(f"and {len(trials) - PLAN_ROWS:,} more")
   return table
 
 

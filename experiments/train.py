@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import os
@@ -13,7 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.cli import Parser, load_config, parse
+from absl import flags as absl_flags
+
+from experiments.cli import define_path, load_config, new_flags, parse
 from experiments.config import TrialConfig, read
 from experiments.errors import IN_USE, INTERRUPTED, InUseError, UsageError, one_line_errors
 from experiments.parent import Parent
@@ -37,23 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: wrong use; 3: diverged; 4: the directory of a sweep's trial is in use; 130: interrupted,
     to be resumed by the same command.
   """
-  parser = Parser(
-    prog="python -m experiments.train",
-    description=__doc__,
-    epilog="Any field of the config can be set: --config.train.epochs=5 --config.bits=1,2,4",
-  )
-  parser.add_argument("--config", default="", help="FILE[:PRESET]; left out, WORKDIR/config.json is used")
-  parser.add_argument("--workdir", required=True, help="directory of the trial; an unfinished one is resumed")
-  parser.add_argument("--tensorboard", action="store_true", help="write WORKDIR/tensorboard (needs the extra)")
-  parser.add_argument("--parent", type=int, default=0, help="save and stop when this process, the parent, ends")
-  parser.add_argument("--data_cache", default="", help="directory in which a sweep shares its data")
-  parser.add_argument("--core", type=int, default=None, help="pin the process to this CPU core")
-  flags, overrides = parse(parser, sys.argv[1:] if argv is None else argv)
+  line = parse(_flags(), sys.argv[1:] if argv is None else argv, __doc__ or "", config=TrialConfig)
+  flags = line.flags
   parent = Parent(flags.parent) if flags.parent else None
   if flags.core is not None:
     _pin(flags.core)
-  directory = pathlib.Path(flags.workdir)
-  config = _config(flags.config, overrides, directory)
+  directory = flags.workdir
+  config = _config(flags.config, line.overrides, directory)
   # A sweep that was killed leaves trials that notice it and stop: the next one's wait for them.
   wait_seconds = SECONDS_FOR_ORPHANS if parent else 0.0
   try:
@@ -66,6 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return IN_USE
 
 
+def _flags() -> absl_flags.FlagValues:
+  values = new_flags()
+  absl_flags.DEFINE_string("config", "", "FILE[:PRESET]; left out, WORKDIR/config.json is used", values)
+  define_path("workdir", None, "of the trial; an unfinished one is resumed", flag_values=values, required=True)
+  absl_flags.DEFINE_boolean("tensorboard", False, "write WORKDIR/tensorboard (needs the extra)", values)
+  absl_flags.DEFINE_integer("parent", 0, "save and stop when this process, the parent, ends", flag_values=values)
+  define_path("data_cache", None, "directory in which a sweep shares its data", flag_values=values)
+  absl_flags.DEFINE_integer("core", None, "pin the process to this CPU core", flag_values=values)
+  return values
+
+
 def _pin(core: int) -> None:
   # Before JAX starts: it makes as many threads as the process has cores.
   try:
@@ -76,7 +78,7 @@ def _pin(core: int) -> None:
 
 def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> TrialConfig:
   if spec:
-    return read(TrialConfig, load_config(spec, overrides).to_dict())
+    return read(TrialConfig, load_config(spec, overrides, TrialConfig).to_dict())
   saved = read_object(directory / CONFIG)
   if saved is None:
     problem = f"{directory / CONFIG} is damaged" if (directory / CONFIG).exists() else f"{directory} has no {CONFIG}"
@@ -86,7 +88,7 @@ def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> Tr
   return read(TrialConfig, saved)
 
 
-def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace, parent: Parent | None) -> int:
+def _run(config: TrialConfig, directory: pathlib.Path, flags: Any, parent: Parent | None) -> int:
   from experiments.data.cache import load_cached
   from experiments.progress import Reporter
   from experiments.trial import Interrupted, run_trial
@@ -96,7 +98,7 @@ def _run(config: TrialConfig, directory: pathlib.Path, flags: argparse.Namespace
     print(f"{directory} is finished: {_describe(result)}")
     return 0 if result["status"] == "done" else DIVERGED
   open_writer = _tensorboard_writer(directory) if flags.tensorboard else None
-  dataset = load_cached(config.data, pathlib.Path(flags.data_cache) if flags.data_cache else None)
+  dataset = load_cached(config.data, flags.data_cache)
   stop = _stop_on_signals()
   if parent:
     parent.let_save()
