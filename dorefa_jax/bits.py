@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -12,6 +13,9 @@ import numpy as np
 
 FULL_PRECISION = 32
 """The bit width that means: not quantized at all."""
+
+SHOWN_CHARACTERS = 80
+"""How much of a wrong value a message repeats."""
 
 Bits: TypeAlias = int | jax.Array
 """A bit width: a Python int (static) or an integer scalar array (may be traced)."""
@@ -52,10 +56,19 @@ def check_bits(bits: Any, name: str = "bits") -> Bits:
       raise TypeError
     value = operator.index(bits)
   except TypeError:
-    raise ValueError(f"{legal}, got {bits!r}") from None
+    raise ValueError(f"{legal}, got {_shown(bits)}") from None
   if not 1 <= value <= FULL_PRECISION:
-    raise ValueError(f"{legal}, got {value}")
+    raise ValueError(f"{legal}, got {_shown(value)}")
   return value
+
+
+def _shown(value: Any) -> str:
+  """A value on one line of a message, however it is written and however long it is."""
+  try:
+    text = " ".join(repr(value).split())
+  except ValueError:  # Python refuses to write integers of thousands of digits.
+    text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
+  return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def is_full_precision(bits: Bits) -> bool:
@@ -78,7 +91,7 @@ def check_bit_widths(bits: Any) -> BitWidths:
     ValueError: bits must be a BitWidths, such as BitWidths(1, 2, 4), got (1, 2, 4)
   """
   if not isinstance(bits, BitWidths):
-    raise ValueError(f"bits must be a BitWidths, such as BitWidths(1, 2, 4), got {bits!r}")
+    raise ValueError(f"bits must be a BitWidths, such as BitWidths(1, 2, 4), got {_shown(bits)}")
   return bits
 
 
@@ -118,31 +131,33 @@ class BitWidths:
       object.__setattr__(self, field.name, check_bits(getattr(self, field.name), field.name))
 
   @classmethod
-  def parse(cls, text: str) -> BitWidths:
-    """Reads "W,A,G", as `str` writes it; spaces and parentheses are allowed.
+  def parse(cls, value: str | Sequence[Bits] | np.ndarray | jax.Array | BitWidths) -> BitWidths:
+    """Reads "W,A,G", as `str` writes it, or a sequence of three widths.
 
     Args:
-      text: three integers with commas between them.
+      value: three integers with commas between them, where spaces and parentheses are allowed; or
+        a sequence or an array of three; or bit widths, which are returned as they are.
 
     Returns:
       The bit widths.
 
     Raises:
-      ValueError: `text` is not three integers from 1 to 32.
+      ValueError: `value` is not three integers from 1 to 32.
 
     Example:
       >>> BitWidths.parse("(8, 8, 32)")
       BitWidths(weights=8, activations=8, gradients=32)
+      >>> BitWidths.parse([1, 2, 4])
+      BitWidths(weights=1, activations=2, gradients=4)
     """
-    body = text.strip()
-    if body.startswith("(") and body.endswith(")"):
-      body = body[1:-1]
-    parts = [part.strip() for part in body.split(",")]
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+    if isinstance(value, BitWidths):
+      return value
+    parts = _text_parts(value) if isinstance(value, str) else _sequence_parts(value)
+    if len(parts) != 3:
       raise ValueError(
-        f"bit widths must be three integers 'weights,activations,gradients' such as '1,2,4', got {text!r}"
+        f"bit widths must be three integers 'weights,activations,gradients' such as '1,2,4', got {_shown(value)}"
       )
-    return cls(*(int(part) for part in parts))
+    return cls(*parts)
 
   def __str__(self) -> str:
     return f"{self.weights},{self.activations},{self.gradients}"
@@ -160,3 +175,21 @@ class BitWidths:
     for field, leaf in zip(dataclasses.fields(cls), leaves):
       object.__setattr__(bits, field.name, leaf)
     return bits
+
+
+def _text_parts(text: str) -> list[Any]:
+  """The integers of "W,A,G"; empty where `text` is something else."""
+  body = text.strip()
+  if body.startswith("(") and body.endswith(")"):
+    body = body[1:-1]
+  parts = [part.strip() for part in body.split(",")]
+  # Python reads no more than 4300 digits, and no width has more than two.
+  legal = all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
+  return [int(part) for part in parts] if legal else []
+
+
+def _sequence_parts(value: Any) -> list[Any]:
+  """The items of a sequence or of an array of rank 1; empty where `value` is something else."""
+  if isinstance(value, (np.ndarray, jax.Array)):
+    return list(value) if value.ndim == 1 else []
+  return list(value) if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)) else []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dorefa_jax as dorefa
-from dorefa_jax.bits import check_bits, is_full_precision
+from dorefa_jax.bits import check_bit_widths, check_bits, is_full_precision
 
 widths = st.integers(1, 32)
 
@@ -45,6 +45,51 @@ def test_parse_gives_bit_widths_or_a_value_error(text):
 def test_parse_rejects(text):
   with pytest.raises(ValueError, match="must be"):
     dorefa.BitWidths.parse(text)
+
+
+@pytest.mark.parametrize("value", [[1, 2, 4], (1, 2, 4), np.array([1, 2, 4]), jnp.array([1, 2, 4]), [np.int8(1), 2, 4]])
+def test_parse_reads_sequences(value):
+  assert dorefa.BitWidths.parse(value) == dorefa.BitWidths(1, 2, 4)
+
+
+def test_parse_returns_bit_widths_as_they_are():
+  bits = dorefa.BitWidths(1, 2, 4)
+  assert dorefa.BitWidths.parse(bits) is bits
+
+
+@pytest.mark.parametrize(
+  "value",
+  [None, 4, 1.5, True, [], [1, 2], [1, 2, 4, 8], ["1", "2", "4"], [1, 2, 4.0], [1, 2, None], [[1, 2, 4]], {1, 2, 4}]
+  + [
+    {1: 2, 3: 4, 5: 6},
+    b"1,2,4",
+    b"abc",
+    np.array(4),
+    np.zeros((3, 3), int),
+    np.array([1.0, 2, 4]),
+    range(4),
+    object(),
+  ]
+  + [[0, 2, 4], [1, 2, 33], [1, 2, 10**5000], [10**5000] * 2, 10**5000, "9" * 5000 + ",2,4", "-" * 100_000],
+  ids=lambda value: type(value).__name__,
+)
+def test_parse_refuses_other_values_in_one_short_line(value):
+  with pytest.raises(ValueError, match="must be (three|an) integer") as error:
+    dorefa.BitWidths.parse(value)
+  message = str(error.value)
+  assert "\n" not in message
+  assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+  "bad", [np.zeros((9, 9)), 10**5000, -(10**5000), "x" * 9999, "a\nb"], ids=lambda bad: type(bad).__name__
+)
+def test_messages_show_little_of_a_large_value(bad):
+  for call in (lambda: check_bits(bad, "weights"), lambda: check_bit_widths(bad)):
+    with pytest.raises(ValueError, match="must be") as error:
+      call()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 250
 
 
 def test_static_widths_are_python_ints():
