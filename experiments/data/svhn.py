@@ -9,9 +9,9 @@ import urllib.error
 import urllib.request
 
 import numpy as np
-import scipy.io
 
 from experiments.data.dataset import DataError, Dataset, Split, check_split
+from experiments.data.mat import list_variables, load_variables
 
 FILES = {split: f"{split}_32x32.mat" for split in ("train", "test", "extra")}
 
@@ -55,7 +55,7 @@ def read_mat(path: pathlib.Path) -> Split:
   """Reads one of SVHN's cropped-digit files.
 
   Args:
-    path: a MATLAB 5 file with X [32, 32, 3, n] uint8 and y [n, 1], 10 for the digit 0.
+    path: a MATLAB file with X [32, 32, 3, n] uint8 and y [n, 1], 10 for the digit 0.
 
   Returns:
     Images [n, 32, 32, 3] and labels 0 to 9.
@@ -63,24 +63,21 @@ def read_mat(path: pathlib.Path) -> Split:
   Raises:
     DataError: the file is damaged, or X and y are not as above.
   """
-  try:
-    content = scipy.io.loadmat(str(path))
-  except Exception as error:  # scipy raises whatever its parser stumbles over: zlib.error, TypeError, ...
-    raise DataError(
-      f"{path}: not a readable .mat file, truncated or damaged ({type(error).__name__}: {error})"
-    ) from error
+  variables = list_variables(path)
   for name in ("X", "y"):
-    if name not in content:
+    if name not in variables:
       raise DataError(f"{path}: no variable {name!r}; SVHN's cropped-digit files hold X and y")
-  images, labels = content["X"], content["y"]
-  if images.ndim != 4 or images.shape[:3] != (32, 32, 3) or images.dtype != np.uint8:
-    raise DataError(f"{path}: X must be [32, 32, 3, n] uint8, found {list(images.shape)} {images.dtype}")
-  count = images.shape[-1]
-  if labels.size != count or labels.shape not in ((count, 1), (1, count), (count,)):
-    raise DataError(f"{path}: y must be [{count}, 1] to match X, found {list(labels.shape)}")
+  x, y = variables["X"], variables["y"]
+  if len(x.shape) != 4 or x.shape[:3] != (32, 32, 3) or not x.is_numeric:
+    raise DataError(f"{path}: X must be [32, 32, 3, n] uint8, found {x}")
+  count = x.shape[-1]
+  if y.shape not in ((count, 1), (1, count)) or not y.is_numeric:
+    raise DataError(f"{path}: y must be [{count}, 1] real numbers to match X, found {y}")
+  images, labels = load_variables(path, ("X", "y"))
+  if images.dtype != np.uint8:  # MATLAB stores small whole numbers as bytes, whatever their class
+    raise DataError(f"{path}: X must be [32, 32, 3, n] uint8, found {x}")
   labels = labels.reshape(-1)
-  integral = np.issubdtype(labels.dtype, np.number) and np.all(labels == np.round(labels))
-  wrong = np.flatnonzero(~((labels >= 1) & (labels <= 10))) if integral else np.arange(1)
+  wrong = np.flatnonzero(~((labels >= 1) & (labels <= 10) & (labels == np.round(labels))))  # NaN is wrong, too
   if len(wrong):
     raise DataError(f"{path}: y must be 1 to 10 (10 is the digit 0), found {labels[wrong[0]]} at image {wrong[0]}")
   images = np.ascontiguousarray(images.transpose(3, 0, 1, 2))
