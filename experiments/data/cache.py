@@ -52,18 +52,20 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
 
 def _read(config: DataConfig, directory: pathlib.Path) -> Dataset | None:
   """The cached data set, None where there is none of this config, or one that is damaged."""
-  kept = read_json(directory / RECORD)
-  if kept is None or read_json(directory / CONFIG) != dataclasses.asdict(config):
-    return None
   try:
+    kept = read_json(directory / RECORD)
+    complete = isinstance(kept, dict) and all(isinstance(kept.get(name), str) for name in ("name", "source", "digest"))
+    if not complete or read_json(directory / CONFIG) != dataclasses.asdict(config):
+      return None
+    # Unlike np.load this reads neither pickles nor archives.
     train_images, train_labels, test_images, test_labels = (
-      np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS
+      np.lib.format.open_memmap(directory / f"{name}.npy", mode="r") for name in ARRAYS
     )
-  except (OSError, ValueError, EOFError):
+    train, test = Split(train_images, train_labels), Split(test_images, test_labels)
+    dataset = Dataset(kept["name"], kept["source"], train, test)
+    return dataset if dataset.digest() == kept["digest"] else None
+  except Exception:  # readers of damaged files raise many types, and what is lost here can be made again
     return None
-  train, test = Split(train_images, train_labels), Split(test_images, test_labels)
-  dataset = Dataset(kept["name"], kept["source"], train, test)
-  return dataset if dataset.digest() == kept["digest"] else None
 
 
 def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:

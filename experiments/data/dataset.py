@@ -91,3 +91,28 @@ def check_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
   if len(wrong):
     raise DataError(f"{where}: labels must be 0 to 9, found {labels[wrong[0]]} at image {wrong[0]}")
   return Split(images, labels.astype(np.int32))
+
+
+def join(first: Split, second: Split, where: str) -> Split:
+  """The images of two splits, one after the other.
+
+  Args:
+    first: a split.
+    second: another, of images of the same size.
+    where: file or directory of the second, for the message.
+
+  Returns:
+    The split of both.
+
+  Raises:
+    DataError: the images differ in size.
+
+  Example:
+    >>> split = Split(np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int32))
+    >>> join(split, split, "a.mat").images.shape
+    (2, 2, 2, 1)
+  """
+  if first.images.shape[1:] != second.images.shape[1:]:
+    shapes = [list(split.images.shape[1:]) for split in (second, first)]
+    raise DataError(f"{where}: images are {shapes[0]} and would join others of {shapes[1]}")
+  return Split(*(np.concatenate(parts) for parts in zip((first.images, first.labels), (second.images, second.labels))))

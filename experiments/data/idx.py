@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import math
 import pathlib
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 
 from experiments.data.dataset import DataError, Dataset, check_split
+from experiments.data.inflate import most_inflated
 
 FILES = {
   "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -60,17 +63,29 @@ def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     DataError: the file is damaged, or has another type, number of axes or size than its header says.
   """
   try:
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+      return _read(file, path, ndim)
   except (OSError, EOFError, zlib.error) as error:
-    raise DataError(f"{path}: cannot be read ({error})") from error
-  header = 4 + 4 * ndim
-  if len(data) < header or data[:4] != bytes([0, 0, 8, ndim]):
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    raise DataError(f"{path}: cannot be read ({reason})") from error
+
+
+def _read(file: BinaryIO | gzip.GzipFile, path: pathlib.Path, ndim: int) -> np.ndarray:
+  """The array of an open file, of which no more is read than its header announces."""
+  header = file.read(4 + 4 * ndim)
+  if len(header) < 4 + 4 * ndim or header[:4] != bytes([0, 0, 8, ndim]):
     raise DataError(f"{path}: not an IDX file of bytes with {ndim} axes")
-  shape = tuple(int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(ndim))
-  expected = header + int(np.prod(shape, dtype=object))
-  if len(data) != expected:
-    raise DataError(f"{path}: {len(data)} bytes instead of the {expected} that its header announces; truncated?")
-  return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+  shape = tuple(int.from_bytes(header[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(ndim))
+  size, stored = math.prod(shape), path.stat().st_size
+  if not size:
+    raise DataError(f"{path}: its header announces the shape {list(shape)}, which holds nothing")
+  if size > most_inflated(stored):
+    raise DataError(f"{path}: its header announces {size} bytes, which a file of {stored} cannot hold; damaged?")
+  data = file.read(size + 1)  # one more, which must not be there; at the end gzip compares its checksum
+  if len(data) != size:
+    found = "more" if len(data) > size else len(data)
+    raise DataError(f"{path}: {found} bytes of data instead of the {size} that its header announces; truncated?")
+  return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _find(directory: pathlib.Path, name: str) -> pathlib.Path:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from experiments.data.dataset import DataError, Dataset, Split, check_split
+from experiments.data.dataset import DataError, Dataset, Split, check_split, join
 
 
 def is_prepared(directory: pathlib.Path, tfds_name: str) -> bool:
@@ -36,8 +38,8 @@ def load_prepared(name: str, tfds_name: str, directory: pathlib.Path, *, extra: 
   """
   train = _read(tfds_name, directory, "train")
   if extra:
-    more = _read(tfds_name, directory, "extra")
-    train = Split(np.concatenate([train.images, more.images]), np.concatenate([train.labels, more.labels]))
+    where = f"{directory / tfds_name}, split 'extra'"
+    train = join(train, _read(tfds_name, directory, "extra"), where)
   return Dataset(name, f"TFDS {tfds_name} in {directory}", train=train, test=_read(tfds_name, directory, "test"))
 
 
@@ -54,6 +56,19 @@ def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
     ) from error
   except Exception as error:  # TFDS and its readers raise many types for missing and damaged files
     raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
-  return check_split(
-    np.stack([record["image"] for record in records]), np.array([record["label"] for record in records]), where
-  )
+  if not records:
+    raise DataError(f"{where}: no images")
+  return check_split(_stack(records, "image", where), _stack(records, "label", where), where)
+
+
+def _stack(records: list[Any], name: str, where: str) -> np.ndarray:
+  """One field of all records as an array, whose parts are all alike."""
+  arrays = []
+  for index, record in enumerate(records):
+    if not isinstance(record, Mapping) or name not in record:
+      raise DataError(f"{where}: record {index} has no {name!r}; images need 'image' and 'label'")
+    arrays.append(np.asarray(record[name]))
+    if (arrays[-1].shape, arrays[-1].dtype) != (arrays[0].shape, arrays[0].dtype):
+      first, this = (f"{list(array.shape)} {array.dtype}" for array in (arrays[0], arrays[-1]))
+      raise DataError(f"{where}: every {name!r} must be as the first, {first}, found {this} at record {index}")
+  return np.stack(arrays)

@@ -10,7 +10,7 @@ import urllib.request
 
 import numpy as np
 
-from experiments.data.dataset import DataError, Dataset, Split, check_split
+from experiments.data.dataset import DataError, Dataset, Split, check_split, join
 from experiments.data.mat import list_variables, load_variables
 
 FILES = {split: f"{split}_32x32.mat" for split in ("train", "test", "extra")}
@@ -43,9 +43,7 @@ def load_svhn_mat(directory: pathlib.Path, *, extra: bool) -> Dataset:
   splits = {split: read_mat(directory / FILES[split]) for split in wanted}
   train = splits["train"]
   if extra:
-    train = Split(
-      np.concatenate([train.images, splits["extra"].images]), np.concatenate([train.labels, splits["extra"].labels])
-    )
+    train = join(train, splits["extra"], str(directory / FILES["extra"]))
   return Dataset(
     name="svhn", source=f"{', '.join(FILES[s] for s in wanted)} in {directory}", train=train, test=splits["test"]
   )

@@ -1,9 +1,12 @@
 import gzip
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments.config import DataConfig
 from experiments.data import DataError, Dataset, Split
@@ -22,12 +25,16 @@ def write_idx(path, array):
   path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-@pytest.fixture
-def fashion(tmp_path):
+def write_fashion(directory):
   rng = np.random.default_rng(0)
   for prefix, count, suffix in (("train", 9, ""), ("t10k", 5, ".gz")):
-    write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (count, 28, 28)))
-    write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
+    write_idx(directory / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (count, 28, 28)))
+    write_idx(directory / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
+
+
+@pytest.fixture
+def fashion(tmp_path):
+  write_fashion(tmp_path)
   return tmp_path
 
 
@@ -55,6 +62,48 @@ def test_damaged_idx_files_are_named(fashion):
     read_idx(packed, 3)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_an_idx_file_is_as_long_as_it_announces(tmp_path, suffix):
+  path = tmp_path / f"images{suffix}"
+
+  def write(header, data):
+    content = b"\0\0\x08\3" + b"".join(size.to_bytes(4, "big") for size in header) + data
+    path.write_bytes(gzip.compress(content) if suffix else content)
+
+  write((2, 3, 4), bytes(24))
+  assert read_idx(path, 3).shape == (2, 3, 4)
+  for header, data, message in (
+    ((2, 3, 4), bytes(23), "23 bytes of data instead of the 24"),
+    ((2, 3, 4), bytes(25), "more bytes of data instead of the 24"),
+    ((2, 3, 4), bytes(1 << 20), "more bytes of data instead of the 24"),
+    ((2**32 - 1,) * 3, bytes(24), "cannot hold"),
+    ((10**6, 28, 28), bytes(24), "cannot hold"),
+    ((0, 2**32 - 1, 2**32 - 1), b"", "holds nothing"),
+  ):
+    write(header, data)
+    with pytest.raises(DataError, match=message):
+      read_idx(path, 3)
+
+
+def test_garbage_after_packed_idx_data_is_refused(fashion):
+  packed = fashion / "t10k-images-idx3-ubyte.gz"
+  packed.write_bytes(packed.read_bytes() + b"garbage")
+  with pytest.raises(DataError, match="cannot be read"):
+    read_idx(packed, 3)
+
+
+def test_an_idx_bomb_is_not_unfolded(tmp_path):
+  header = b"\0\0\x08\3" + b"".join(size.to_bytes(4, "big") for size in (100, 28, 28))
+  (tmp_path / "a.gz").write_bytes(gzip.compress(header + bytes(64 << 20)))
+  tracemalloc.start()
+  try:
+    with pytest.raises(DataError, match="more bytes of data instead of the 78400"):
+      read_idx(tmp_path / "a.gz", 3)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+  finally:
+    tracemalloc.stop()
+
+
 def test_idx_images_and_labels_must_match(fashion):
   write_idx(fashion / "train-labels-idx1-ubyte", np.zeros(8))
   with pytest.raises(DataError, match="9 images need as many integer labels"):
@@ -78,6 +127,44 @@ def test_prepared_directory_is_read_through_tfds():
     dataset = load_prepared("svhn", "svhn_cropped", pathlib.Path("/nowhere"), extra=True)
   assert dataset.train.images.shape == (16, 32, 32, 3)
   assert dataset.test.images.dtype == np.uint8
+
+
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+  ("records", "message"),
+  [
+    ([], "no images"),
+    ([{"label": 1}], "record 0 has no 'image'"),
+    ([{"image": IMAGE, "label": 1}, {"image": IMAGE}], "record 1 has no 'label'"),
+    ([IMAGE], "record 0 has no 'image'"),
+    ([{"image": IMAGE, "label": 1}, {"image": IMAGE[:1], "label": 1}], r"found \[1, 2, 3\] uint8 at record 1"),
+    ([{"image": IMAGE, "label": 1}, {"image": IMAGE, "label": 1.5}], r"found \[\] float64 at record 1"),
+    ([{"image": IMAGE, "label": 1}, {"image": IMAGE, "label": None}], r"found \[\] object at record 1"),
+    ([{"image": IMAGE.astype(float), "label": 1}], "uint8, found .* float64"),
+    ([{"image": b"png", "label": 1}], "images must be"),
+    ([{"image": IMAGE, "label": "one"}], "integer labels"),
+    ([{"image": IMAGE, "label": [1, 2]}], "integer labels"),
+    ([{"image": IMAGE, "label": 1.0}], "integer labels"),
+    ([{"image": IMAGE, "label": -1}], "found -1 at image 0"),
+  ],
+)
+def test_records_of_another_kind_are_named(monkeypatch, records, message):
+  monkeypatch.setattr(tfds, "data_source", lambda *_, **__: records)
+  with pytest.raises(DataError, match=message) as error:
+    load_prepared("cifar10", "cifar10", pathlib.Path("/nowhere"))
+  assert "split 'train'" in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_extra_images_are_of_the_same_size(monkeypatch):
+  def source(*_, split, **__):
+    return [{"image": IMAGE if split != "extra" else IMAGE[:1], "label": 1}]
+
+  monkeypatch.setattr(tfds, "data_source", source)
+  with pytest.raises(DataError, match=r"split 'extra': images are \[1, 2, 3\] .* \[2, 2, 3\]"):
+    load_prepared("svhn", "svhn_cropped", pathlib.Path("/nowhere"), extra=True)
 
 
 def test_a_damaged_prepared_directory_is_named(tmp_path):
@@ -158,6 +245,33 @@ def test_a_damaged_cache_is_made_again(tmp_path, damage):
   else:
     np.save(path, np.zeros((29, 32, 32, 3), np.uint8))
   assert load_cached(config, tmp_path).digest() == digest
+
+
+@pytest.mark.parametrize("file", ["data.json", "config.json"])
+@pytest.mark.parametrize(
+  "content",
+  [b"", b"[]", b"5", b"null", b"{}", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"name": "a", "source": "b"}']
+  + [b'{"name": null, "source": null, "digest": null}', b'{"name": "a", "source": "b", "digest": ["c"]}'],
+  ids=range(12),
+)
+def test_a_damaged_record_of_the_cache_means_that_it_is_made_again(fashion, file, content):
+  config, cache = DataConfig("fashion_mnist", dir=str(fashion)), fashion / "cache"
+  expected = load_cached(config, cache)
+  (cache / file).write_bytes(content)
+  dataset = load_cached(config, cache)
+  assert (dataset.name, dataset.digest()) == (expected.name, expected.digest())
+  assert isinstance(load_cached(config, cache).train.images, np.memmap)  # mended
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_any_bytes_in_the_place_of_an_array_mean_that_it_is_made_again(tmp_path_factory, data, start):
+  directory = tmp_path_factory.mktemp("cache")
+  write_fashion(directory)
+  config, cache = DataConfig("fashion_mnist", dir=str(directory)), directory / "cache"
+  digest = load_cached(config, cache).digest()
+  path = cache / "test.labels.npy"
+  path.write_bytes(path.read_bytes()[:start] + data)
+  assert load_cached(config, cache).digest() == digest
 
 
 def test_cache_gives_back_what_it_took_and_knows_its_config(tmp_path):
