@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ from experiments.data.idx import has_idx, load_idx
 from experiments.data.prepared import is_prepared, load_prepared
 from experiments.data.street_digits import load_street_digits
 from experiments.data.svhn import FILES, download_svhn, load_svhn_mat
+from experiments.paths import PathError, expand
 
 TFDS_NAMES = {"svhn": "svhn_cropped", "cifar10": "cifar10", "fashion_mnist": "fashion_mnist"}
 TRAIN_SIZES = {"svhn": (73_257, 604_388), "cifar10": (50_000, 50_000), "fashion_mnist": (60_000, 60_000)}
@@ -39,10 +41,10 @@ def load_dataset(config: DataConfig) -> Dataset:
   if config.name == "street_digits":
     return _street_digits(config)
   directory = find_directory(config)
-  if directory is None and config.name == "svhn" and config.stand_in:
+  if directory is None and config.name == "svhn" and config.stand_in and not config.dir:
     return _street_digits(config)
-  if config.name == "svhn" and config.download and not (directory and is_prepared(directory, TFDS_NAMES["svhn"])):
-    directory = directory or pathlib.Path(config.dir or "data/svhn")
+  if _downloads(config) and not (directory and is_prepared(directory, TFDS_NAMES["svhn"])):
+    directory = directory or _named(config) or pathlib.Path("data/svhn")
     download_svhn(directory, extra=config.extra)  # only what is not there yet
   if directory is None:
     raise DataError(_not_found(config))
@@ -56,30 +58,64 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
     config: which data set.
 
   Returns:
-    A directory, or None.
+    A directory; None where the data are generated, are found nowhere, or are to be downloaded.
 
   Raises:
-    DataError: `config.dir` is given and does not exist.
+    DataError: `config.dir` is given and does not exist or does not hold the data, which are not to be
+      downloaded into it either; or a directory's name cannot be expanded.
 
   Example:
     >>> find_directory(DataConfig("street_digits")) is None
     True
   """
-  if config.dir and not pathlib.Path(config.dir).is_dir() and not config.download:
-    raise DataError(f"config.data.dir: no directory {config.dir!r}")
-  tfds_name = TFDS_NAMES.get(config.name)
+  if config.name not in TFDS_NAMES:
+    return None
   for directory in _places(config):
-    if tfds_name and (is_prepared(directory, tfds_name) or _has_files(config.name, directory)):
+    if _holds(config, directory):
       return directory
+  if config.dir and not _downloads(config):
+    raise DataError(_not_found(config))
   return None
 
 
+def _downloads(config: DataConfig) -> bool:
+  return config.name == "svhn" and config.download
+
+
+def _named(config: DataConfig) -> pathlib.Path | None:
+  return _expand(config.dir, "config.data.dir") if config.dir else None
+
+
 def _places(config: DataConfig) -> list[pathlib.Path]:
-  if config.dir:
-    return [pathlib.Path(config.dir)]
-  usual = [os.environ.get("TFDS_DATA_DIR", ""), "~/tensorflow_datasets", "data", f"data/{config.name}"]
-  usual += ["/usr/share/datasets/fashion-mnist"]  # where Debian's package dataset-fashion-mnist puts it
-  return [pathlib.Path(place).expanduser() for place in usual if place]
+  named = _named(config)
+  if named is not None:
+    return [named]
+  variable = os.environ.get("TFDS_DATA_DIR", "")
+  places = [_expand(variable, "TFDS_DATA_DIR")] if variable else []
+  with contextlib.suppress(PathError):  # a user without a home directory has none in it
+    places.append(expand("~/tensorflow_datasets"))
+  # The last is where Debian's package dataset-fashion-mnist puts its files.
+  usual = ("data", f"data/{config.name}", "/usr/share/datasets/fashion-mnist")
+  return places + [pathlib.Path(place) for place in usual]
+
+
+def _expand(path: str, where: str) -> pathlib.Path:
+  try:
+    return expand(path)
+  except PathError as error:
+    raise DataError(f"{where}: {error}") from error
+
+
+def _holds(config: DataConfig, directory: pathlib.Path) -> bool:
+  """Whether a place holds the data; one that the user named must be a directory that can be read."""
+  try:
+    if config.dir and not directory.is_dir() and (directory.exists() or not _downloads(config)):
+      raise DataError(f"config.data.dir: no directory {str(directory)!r}")
+    return is_prepared(directory, TFDS_NAMES[config.name]) or _has_files(config.name, directory)
+  except OSError as error:
+    if config.dir:
+      raise DataError(f"config.data.dir: {str(directory)!r} cannot be read ({error.strerror})") from error
+    return False
 
 
 def _has_files(name: str, directory: pathlib.Path) -> bool:

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import pathlib
 import tracemalloc
@@ -13,7 +14,7 @@ from experiments.data import DataError, Dataset, Split
 from experiments.data.cache import load_cached, record
 from experiments.data.dataset import check_split
 from experiments.data.idx import load_idx, read_idx
-from experiments.data.loading import load_dataset
+from experiments.data.loading import find_directory, load_dataset
 from experiments.data.prepared import load_prepared
 
 CIFAR = pathlib.Path(__file__).parents[4] / "shared" / "data" / "tfds"
@@ -181,11 +182,77 @@ def test_a_directory_without_the_data_is_named(tmp_path):
     load_dataset(DataConfig("cifar10", dir="/nowhere"))
 
 
-def test_stand_in_says_so(tmp_path):
-  config = DataConfig("svhn", dir=str(tmp_path), stand_in=True, train_size=20, test_size=10)
+@pytest.fixture
+def nothing_found(tmp_path, monkeypatch):
+  """None of the usual places holds anything."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+  return tmp_path
+
+
+def test_stand_in_says_so(nothing_found):
+  config = DataConfig("svhn", stand_in=True, train_size=20, test_size=10)
   dataset = load_dataset(config)
   assert dataset.name == "street_digits"
   assert record(dataset, config)["stand_in"]
+
+
+@pytest.mark.parametrize("name", ["svhn", "cifar10", "fashion_mnist"])
+@pytest.mark.parametrize("stand_in", [True, False])
+def test_nothing_stands_in_for_a_directory_that_was_named(tmp_path, name, stand_in):
+  config = DataConfig(name, dir=str(tmp_path), stand_in=stand_in)
+  for call in (find_directory, load_dataset):
+    with pytest.raises(DataError, match=f"no {name} found in {tmp_path}"):
+      call(config)
+    with pytest.raises(DataError, match="no directory"):
+      call(dataclasses.replace(config, dir=str(tmp_path / "missing")))
+
+
+def test_a_directory_that_was_named_is_downloaded_into_rather_than_stood_in_for(tmp_path, monkeypatch):
+  def fetch(directory, *, extra):
+    raise DataError(f"download to {directory}")
+
+  monkeypatch.setattr("experiments.data.loading.download_svhn", fetch)
+  config = DataConfig("svhn", dir=str(tmp_path / "new"), stand_in=True, download=True)
+  assert find_directory(config) is None
+  with pytest.raises(DataError, match=f"download to {tmp_path / 'new'}"):
+    load_dataset(config)
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_a_file_or_an_impossible_name_is_no_directory(tmp_path, download):
+  (tmp_path / "file").touch()
+  for name, message in (("file", "no directory"), ("long" * 100, "cannot be read"), ("a\0b", "null character")):
+    with pytest.raises(DataError, match=f"config.data.dir: .*{message}"):
+      load_dataset(DataConfig("svhn", dir=f"{tmp_path}/{name}", download=download))
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_tildes_are_home_directories(nothing_found, monkeypatch, variable):
+  (nothing_found / "digits").mkdir()
+  (nothing_found / "digits" / "train_32x32.mat").touch()
+  if variable:
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/digits")
+  config = DataConfig("svhn", dir="" if variable else "~/digits")
+  assert find_directory(config) == nothing_found / "digits"
+
+
+def test_users_without_a_home_directory(nothing_found, monkeypatch):
+  def no_account(_):
+    raise KeyError("getpwuid(): uid not found")
+
+  monkeypatch.setattr("pwd.getpwuid", no_account)
+  monkeypatch.delenv("HOME")
+  assert find_directory(DataConfig("svhn")) is None
+  with pytest.raises(DataError, match="no svhn found in data, data/svhn"):
+    load_dataset(DataConfig("svhn"))
+  with pytest.raises(DataError, match="config.data.dir: the home directory"):
+    load_dataset(DataConfig("svhn", dir="~/svhn"))
+  monkeypatch.setenv("TFDS_DATA_DIR", "~/svhn")
+  with pytest.raises(DataError, match="TFDS_DATA_DIR: the home directory"):
+    load_dataset(DataConfig("svhn"))
+  assert find_directory(DataConfig("street_digits")) is None
 
 
 def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
