@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
-import shutil
-import urllib.error
-import urllib.request
 
 import numpy as np
 
 from experiments.data.dataset import DataError, Dataset, Split, check_split, join
+from experiments.data.download import RemoteFile, download
 from experiments.data.mat import list_variables, load_variables
 
 FILES = {split: f"{split}_32x32.mat" for split in ("train", "test", "extra")}
@@ -83,38 +80,30 @@ def read_mat(path: pathlib.Path) -> Split:
 
 
 def download_svhn(directory: pathlib.Path, *, extra: bool) -> None:
-  """Downloads the .mat files that `directory` lacks, checked against TFDS's checksums.
+  """Downloads the .mat files that `directory` lacks, and checks those that it has.
 
   Args:
     directory: made where missing. A file appears in it only when it is complete.
     extra: download `extra_32x32.mat` (1.3 GB) too.
 
   Raises:
-    DataError: no network, a failed transfer, or a wrong checksum.
+    DataError: a download failed, or a file is not SVHN's.
   """
+  wanted = [FILES[split] for split in ("train", "test", *(["extra"] if extra else []))]
+  known = remote_files()
+  for name in wanted:
+    try:
+      download(known[name], directory / name)
+    except DataError as error:
+      raise DataError(
+        f"config.data: {error}; to use files of your own, put {', '.join(wanted)} into a folder, name it in "
+        f"config.data.dir and set config.data.download=false"
+      ) from error
+
+
+def remote_files() -> dict[str, RemoteFile]:
+  """SVHN's files by name, with the sizes and checksums that TFDS knows."""
   import tensorflow_datasets as tfds
 
-  wanted = [FILES[split] for split in ("train", "test", *(["extra"] if extra else []))]
-  known = {url.rpartition("/")[2]: (url, info) for url, info in tfds.builder_cls("svhn_cropped").url_infos.items()}
-  for name in wanted:
-    if (directory / name).is_file():
-      continue
-    url, info = known[name]
-    partial = directory / f"{name}.part"
-    print(f"downloading {url} ({info.size / 1e6:.0f} MB) to {directory}", flush=True)
-    try:
-      directory.mkdir(parents=True, exist_ok=True)
-      with urllib.request.urlopen(url, timeout=20) as response, open(partial, "wb") as file:
-        shutil.copyfileobj(response, file, 1 << 20)
-    except (urllib.error.URLError, OSError) as error:
-      raise DataError(
-        f"config.data: no SVHN files in {directory}, and the download of {url} failed ({error}); put "
-        f"{', '.join(wanted)} into a folder and name it in config.data.dir"
-      ) from error
-    digest = hashlib.sha256()
-    with open(partial, "rb") as file:
-      while block := file.read(1 << 20):
-        digest.update(block)
-    if digest.hexdigest() != info.checksum:
-      raise DataError(f"{partial}: checksum of {url} is wrong, the transfer was damaged; delete it and run again")
-    partial.rename(directory / name)
+  infos = tfds.builder_cls("svhn_cropped").url_infos
+  return {url.rpartition("/")[2]: RemoteFile(url, int(info.size), info.checksum) for url, info in infos.items()}

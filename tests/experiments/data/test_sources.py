@@ -1,5 +1,6 @@
 import dataclasses
 import gzip
+import hashlib
 import pathlib
 import tracemalloc
 
@@ -13,9 +14,11 @@ from experiments.config import DataConfig
 from experiments.data import DataError, Dataset, Split
 from experiments.data.cache import load_cached, record
 from experiments.data.dataset import check_split
+from experiments.data.download import RemoteFile
 from experiments.data.idx import load_idx, read_idx
 from experiments.data.loading import find_directory, load_dataset
 from experiments.data.prepared import load_prepared
+from experiments.data.svhn import remote_files
 
 CIFAR = pathlib.Path(__file__).parents[4] / "shared" / "data" / "tfds"
 
@@ -255,22 +258,38 @@ def test_users_without_a_home_directory(nothing_found, monkeypatch):
   assert find_directory(DataConfig("street_digits")) is None
 
 
-def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
-  def refuse(*_, **__):
-    raise OSError("Name or service not known")
+@pytest.fixture
+def unreachable(monkeypatch):
+  """SVHN's files as they would be, on a server that does not answer; and no patience."""
+  content = b"SVHN"
+  files = {
+    f"{split}_32x32.mat": RemoteFile(f"http://127.0.0.1:1/{split}_32x32.mat", 4, hashlib.sha256(content).hexdigest())
+    for split in ("train", "test", "extra")
+  }
+  monkeypatch.setattr("experiments.data.svhn.remote_files", lambda: files)
+  monkeypatch.setattr("experiments.data.download.time.sleep", lambda _: None)
+  return content
 
-  monkeypatch.setattr("urllib.request.urlopen", refuse)
-  with pytest.raises(DataError, match=r"the download of http.*train_32x32.mat failed .*config.data.dir"):
-    load_dataset(DataConfig("svhn", dir=str(tmp_path / "new"), download=True))
+
+def test_a_failed_download_says_what_to_do_and_leaves_nothing(tmp_path, unreachable):
+  with pytest.raises(DataError, match=r"the download of http.*train_32x32.mat to .* failed .*config.data.dir"):
+    load_dataset(DataConfig("svhn", dir=str(tmp_path / "new" / "deep"), download=True))
+  assert not list(tmp_path.iterdir())
 
 
-def test_a_download_with_a_wrong_checksum_is_refused(tmp_path, monkeypatch):
-  import io
-
-  monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: io.BytesIO(b"not svhn"))
-  with pytest.raises(DataError, match="checksum"):
+def test_files_that_are_there_are_verified_before_a_download(tmp_path, unreachable):
+  (tmp_path / "train_32x32.mat").write_bytes(unreachable)
+  (tmp_path / "test_32x32.mat").write_bytes(b"junk")
+  with pytest.raises(DataError, match=r"test_32x32.mat: not the file .*checksum.*config.data.download=false"):
     load_dataset(DataConfig("svhn", dir=str(tmp_path), download=True))
-  assert [path.name for path in tmp_path.iterdir()] == ["train_32x32.mat.part"]
+  assert (tmp_path / "test_32x32.mat").read_bytes() == b"junk"
+
+
+def test_the_files_that_tfds_knows():
+  files = remote_files()
+  assert set(files) >= {"train_32x32.mat", "test_32x32.mat", "extra_32x32.mat"}
+  assert files["train_32x32.mat"].size == 182_040_794
+  assert all(len(file.sha256) == 64 and file.url.startswith("http") for file in files.values())
 
 
 def test_sizes_choose_a_fixed_subset(fashion):
