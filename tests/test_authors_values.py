@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import dorefa_jax as dorefa
+from dorefa_jax.models.svhn import INITIALIZER, max_pool_2x2
 from dorefa_jax.quantizers import round_cotangent
 
 VALUES = json.loads(pathlib.Path(__file__).with_suffix(".json").with_name("authors_values.json").read_text())
@@ -153,3 +155,26 @@ def test_gradients_of_32_bits_pass(name):
     dorefa.quantize_gradients(jnp.asarray(array(case["g"], case["shape"])), None, 32),
     array(case["outputs"]["32"], case["shape"]),
   )
+
+
+def test_the_running_variance_is_biased_here_and_unbiased_in_tensorflow():
+  x = jax.random.normal(jax.random.key(0), (6, 1, 1, 4))
+  norm = nn.BatchNorm(use_running_average=False, momentum=0.0)
+  _, updates = norm.apply(norm.init(jax.random.key(0), x), x, mutable=["batch_stats"])
+  biased = np.var(np.asarray(x, np.float64), axis=(0, 1, 2))
+  np.testing.assert_allclose(updates["batch_stats"]["var"], biased, rtol=1e-5)
+  np.testing.assert_allclose(np.var(np.asarray(x, np.float64), axis=(0, 1, 2), ddof=1) / biased, 1.2, rtol=1e-6)
+
+
+def test_equal_maxima_share_the_gradient_of_pooling():
+  tied = jnp.array([[1.0, 1.0, 3.0, 1.0], [0.0, 1.0, 1.0, 2.0]])[None, :, :, None]
+  gradient = jax.grad(lambda x: max_pool_2x2(x).sum())(tied)[0, :, :, 0]
+  np.testing.assert_allclose(gradient, [[1 / 3, 1 / 3, 1, 0], [0, 1 / 3, 0, 0]], rtol=1e-6)
+
+
+def test_initial_weights_are_truncated_here():
+  shape = (3, 3, 64, 64)
+  w = np.asarray(INITIALIZER(jax.random.key(0), shape))
+  standard_deviation = np.sqrt(2 / (3 * 3 * 64))
+  assert w.std() == pytest.approx(standard_deviation, rel=0.01)
+  assert 2.2 < np.abs(w).max() / standard_deviation < 2.28  # of 37,000 untruncated ones the largest is above 3.5

@@ -45,6 +45,20 @@ def test_jitter_is_drawn_for_each_image_and_clips(key):
   assert len(np.unique(out[:, 0, 0, :].sum(1))) > 1
 
 
+def test_jitter_is_brighter_by_one_level_than_the_authors(key):
+  """Theirs truncates to whole numbers after the brightness and after the contrast; see docs/method.md."""
+  x = np.random.default_rng(0).integers(90, 166, (40, 32, 32, 3)).astype(np.float32)
+  shift_key, factor_key = jax.random.split(key)
+  shift = np.asarray(jax.random.uniform(shift_key, (40, 1, 1, 1), minval=-30, maxval=30))
+  factor = np.asarray(jax.random.uniform(factor_key, (40, 1, 1, 1), minval=0.5, maxval=1.5))
+  bright = np.floor(np.clip(x + shift, 0, 255))
+  mean = bright.mean((1, 2), keepdims=True)
+  authors = np.floor(np.clip((bright - mean) * factor + mean, 0, 255))
+  difference = np.asarray(jitter(jnp.asarray(x), key, 30.0, (0.5, 1.5))) - authors
+  assert difference.mean() == pytest.approx(1.0, abs=0.1)
+  assert np.abs(difference).max() <= 3
+
+
 def test_no_jitter_is_the_identity(key):
   x = images().astype(jnp.float32)
   np.testing.assert_allclose(jitter(x, key, 0.0, (1.0, 1.0)), x)
