@@ -43,9 +43,9 @@ def stream(
 ) -> Generator[tuple[int, bytes], None, None]:
   """Asks for a file from an offset on, and yields what comes.
 
-  A thread of its own talks to the server, because resolving names, reading headers and reading trailers have
-  no time limit in Python that a server which sends a byte now and then could not defeat. A thread that is
-  still busy when time is up is left behind; it ends with its next byte, and never holds the process.
+  A thread of its own talks to the server: Python's time limits hold for single reads, so that a server which
+  sends a byte now and then can draw out headers and trailers for hours. A thread that is still busy when time
+  is up is left behind; it ends with the connection, and does not keep the process alive.
 
   Args:
     url: http or https.
