@@ -18,8 +18,13 @@ from experiments.data.inflate import most_inflated
 
 HEADER_BYTES, COMPRESSED = 128, 15
 CLASS_BITS, OPAQUE, COMPLEX = 0xFF, 17, 1 << 11
-FLAGS_AT = 16
-"""An array begins with two tags of 8 bytes, its own and that of its flags; then come the flags."""
+FLAGS_AT, SHAPE_AT = 16, 24
+"""An array begins with two tags of 8 bytes, its own and that of its flags, and 8 bytes of flags; then come shape, name
+and numbers, each with a tag."""
+
+HEAD_BYTES = 512
+STORED_TYPES = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13)
+"""Codes of the types in which numbers are stored."""
 
 HDF5 = b"\x89HDF"
 BLOCK = 1 << 16
@@ -37,18 +42,23 @@ class Variable:
     shape: as MATLAB has it.
     kind: a NumPy dtype for numeric arrays, with "complex " in front where the numbers are complex; for
       other classes MATLAB's word, such as "sparse", "struct" or "char".
+    stored: code of the type in which the file holds the numbers.
   """
 
   shape: tuple[int, ...]
   kind: str
+  stored: int
 
   @property
   def is_numeric(self) -> bool:
-    """Whether it is a dense array of real numbers."""
-    return self.kind in DTYPES.values()
+    """Whether it is a dense array of real numbers; SciPy may be trusted with nothing else."""
+    return self.kind in DTYPES.values() and self.stored in STORED_TYPES
 
   def __str__(self) -> str:
-    return f"{list(self.shape)} {self.kind}"
+    damage = (
+      f" with damaged numbers (type {self.stored})" if self.kind in DTYPES.values() and not self.is_numeric else ""
+    )
+    return f"{list(self.shape)} {self.kind}{damage}"
 
 
 def list_variables(path: pathlib.Path) -> dict[str, Variable]:
@@ -76,13 +86,13 @@ def list_variables(path: pathlib.Path) -> dict[str, Variable]:
     if version == 2:
       raise DataError(f"{path}: a MATLAB 7.3 file (HDF5), which is not supported; save it again with save(..., '-v7')")
     # Files of version 4 are not compressed, so that they cannot unfold.
-    complexities = list(_walk(file, path)) if version == 1 else None
+    heads = list(_walk(file, path)) if version == 1 else None
     found = scipy.io.whosmat(str(path), appendmat=False)
   variables: dict[str, Variable] = {}
-  for (name, shape, kind), is_complex in zip(found, complexities or [False] * len(found)):
+  for (name, shape, kind), (is_complex, stored) in zip(found, heads or [(False, STORED_TYPES[0])] * len(found)):
     if name in variables:
       raise DataError(f"{path}: holds a variable {name!r} twice")
-    variables[name] = Variable(tuple(shape), ("complex " if is_complex else "") + DTYPES.get(kind, kind))
+    variables[name] = Variable(tuple(shape), ("complex " if is_complex else "") + DTYPES.get(kind, kind), stored)
   return variables
 
 
@@ -118,19 +128,33 @@ def _data_errors(path: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def _walk(file: BinaryIO, path: pathlib.Path) -> Iterator[bool]:
-  """Whether each variable of a version 5 file holds complex numbers; refuses what would unfold too far."""
+def _walk(file: BinaryIO, path: pathlib.Path) -> Iterator[tuple[bool, int]]:
+  """Of each variable of a version 5 file, whether it is complex, and the type its numbers are stored in."""
   file.seek(HEADER_BYTES - 2)
   order = "<" if file.read(2) == b"IM" else ">"
   while tag := file.read(8):
     kind, size = struct.unpack(f"{order}II", tag)
     end = file.tell() + size
-    head = _inflated_head(file, size, path) if kind == COMPRESSED else tag + file.read(FLAGS_AT - 4)
+    head = _inflated_head(file, size, path) if kind == COMPRESSED else tag + file.read(HEAD_BYTES - 8)
     (flags,) = struct.unpack_from(f"{order}I", head, FLAGS_AT)
     if flags & CLASS_BITS == OPAQUE:  # SciPy cannot list these
       raise DataError(f"{path}: holds a string, a table or another object of MATLAB's; save the numeric arrays alone")
-    yield bool(flags & COMPLEX)
+    yield bool(flags & COMPLEX), _stored_type(head, order)
     file.seek(end)
+
+
+def _stored_type(head: bytes, order: str) -> int:
+  """The type code of a variable's numbers, which SciPy takes as an index without a check; 0 where it is not found."""
+  at = SHAPE_AT
+  for _ in ("shape", "name"):
+    if at + 8 > len(head):
+      return 0
+    first, size = struct.unpack_from(f"{order}II", head, at)
+    at += 8 if first >> 16 else 8 + (size + 7) // 8 * 8  # up to 4 bytes are in the tag itself
+  if at + 8 > len(head):
+    return 0
+  (first,) = struct.unpack_from(f"{order}I", head, at)
+  return first & 0xFFFF if first >> 16 else first
 
 
 def _inflated_head(file: BinaryIO, size: int, path: pathlib.Path) -> bytes:
@@ -141,7 +165,7 @@ def _inflated_head(file: BinaryIO, size: int, path: pathlib.Path) -> bytes:
     left -= len(block)
     while block:
       inflated = inflater.decompress(block, BLOCK)
-      head += inflated[: FLAGS_AT + 4 - len(head)] if len(head) < FLAGS_AT + 4 else b""
+      head += inflated[: HEAD_BYTES - len(head)]
       total += len(inflated)
       block = inflater.unconsumed_tail
     if total > most_inflated(size):

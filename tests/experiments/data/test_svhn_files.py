@@ -126,10 +126,10 @@ def element(kind, data):
   return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
 
 
-def variable(name, shape, data, *, matlab_class=9, flags=0):
+def variable(name, shape, data, *, matlab_class=9, flags=0, stored=2):
   """A variable in version 5 of the format, as wrong as its arguments are; class 9 is uint8."""
   body = element(6, struct.pack("<II", matlab_class | flags, 0))
-  body += element(5, struct.pack(f"<{len(shape)}i", *shape)) + element(1, name.encode()) + element(2, data)
+  body += element(5, struct.pack(f"<{len(shape)}i", *shape)) + element(1, name.encode()) + element(stored, data)
   return element(14, body)
 
 
@@ -159,6 +159,8 @@ IMAGES = variable("X", (32, 32, 3, 2), bytes(6144))
     ((IMAGES, variable("y", (2, 1), b"\1\2", flags=1 << 11)), "y must be .*complex"),
     ((IMAGES, variable("y", (2, 1), b"\1\2", matlab_class=77)), "y must be .*unknown"),
     ((IMAGES, LABELS, b"\0\1\2\3"), "damaged"),
+    ((variable("X", (32, 32, 3, 2), bytes(6144), stored=65_282), LABELS), "X must be .*damaged numbers"),
+    ((IMAGES, variable("y", (2, 1), b"\1\2", stored=99)), "y must be .*damaged numbers"),
     ((), "no variable 'X'"),
   ],
 )
