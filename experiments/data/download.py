@@ -94,7 +94,7 @@ def download(remote: RemoteFile, destination: pathlib.Path, patience: Patience =
       _remember(remote, destination)
   except (TransferError, OSError) as error:
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
-    kept = f"; what came is kept in {partial_path}, run again to go on" if os.path.lexists(partial_path) else ""
+    kept = f"; what came is kept in {partial_path}, run again to go on" if os.path.isfile(partial_path) else ""
     raise DataError(f"the download of {remote.url} to {destination} failed ({reason}){kept}") from error
 
 
