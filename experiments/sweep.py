@@ -180,7 +180,7 @@ def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Con
   trials = plan_trials(sweep)
   console.print(f"{len(trials):,} trials", highlight=False)
   directory = find_directory(sweep.data)
-  stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None
+  stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None and not sweep.data.dir
   generated = stands_in or sweep.data.name == "street_digits"
   full_size = STREET_DIGITS_SIZES[0] if generated else TRAIN_SIZES[sweep.data.name][sweep.data.extra]
   train_size = sweep.data.train_size or full_size
