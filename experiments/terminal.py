@@ -44,8 +44,8 @@ def study_table(study: Study) -> Table:
     cells = []
     for cell in row.cells:
       paper = "" if cell.paper is None else f" ({cell.paper:.3f})"
-      missing = f", {cell.missing}" if cell.accuracies and not cell.is_complete else ""
-      cells.append(Text(f"{cell.text}{missing}{paper}", style=_style(cell)))
+      missing = f"\n{cell.missing}" if cell.accuracies and not cell.is_complete else ""
+      cells.append(Text(f"{cell.text}{paper}{missing}", style=_style(cell)))
     table.add_row(row.label, *costs, *cells)
   return table
 
