@@ -6,6 +6,7 @@ import difflib
 import errno
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -16,7 +17,13 @@ USAGE_ERROR = 2
 IN_USE = 4
 """What a trial tells its sweep where another process holds its directory: no failure."""
 INTERRUPTED = 130
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EISDIR, errno.ENOENT)
+BROKEN_PIPE = 141
+DISK_ERRORS = frozenset({
+  errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+  errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST,
+  errno.ENAMETOOLONG, errno.ELOOP,
+})  # fmt: skip
+"""What a disk, its permissions and the names of its files can be the reason of."""
 
 
 class UsageError(Exception):
@@ -28,7 +35,7 @@ class InUseError(UsageError):
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
-  """Turns `UsageError` and `DataError` of a main function into one line and exit code 2.
+  """Turns what a user can mend, errors of the disk included, into one line and exit code 2.
 
   Args:
     main: returns an exit code.
@@ -52,6 +59,12 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
       return main(*args, **kwargs)
     except (UsageError, DataError, KernelPathError) as error:
       print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+      return USAGE_ERROR
+    except BrokenPipeError:  # `| head` has seen enough
+      os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would stumble over it once more at its end
+      return BROKEN_PIPE
+    except MemoryError:
+      print("error: out of memory", file=sys.stderr)
       return USAGE_ERROR
     except OSError as error:
       if error.errno not in DISK_ERRORS:
