@@ -100,13 +100,13 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: TrainState) -> None:
-    """Saves a state under its step, once.
+    """Saves a state under its step, once, and only after those that are there: epochs trained again are saved already.
 
     Raises:
       OSError: the disk is full or cannot be written.
     """
-    step = int(state.step)
-    if self.latest_step() == step:
+    step, latest = int(state.step), self.latest_step()
+    if latest is not None and step <= latest:
       return
     tree = vars(state)
     try:
