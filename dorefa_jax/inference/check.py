@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.inference.float_ops import FLOAT_OPS
+from dorefa_jax.inference.demand import Demand, node_demand, segment_demand
+from dorefa_jax.inference.float_ops import FLOAT_OPS, VALUE_DTYPES, is_dtype_parameter
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
+from dorefa_jax.inference.limits import (
+  MAX_ELEMENTS,
+  MAX_EXTENT,
+  MAX_OPERANDS,
+  MAX_OPERATIONS,
+  MAX_PARAMETER,
+  MAX_RANK,
+  MAX_WEIGHT,
+)
 from dorefa_jax.inference.runtime import apply_float_node
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.program import Output
 
-MAX_NODES = 2000
-"""Float operations, and layers of segments, together."""
-MAX_ELEMENTS = 2**28
-"""Of any value of one image: a gigabyte of floats."""
-MAX_WORK = 2**36
-"""Multiply-accumulates, or comparisons, of one operation on one image: seconds."""
+LAYER_OUTPUTS = (Output.FLOATS, Output.AFFINE, Output.THRESHOLDS, Output.VALLEY)
+"""Those of a segment's layers; the others are of the training kernels."""
 
 
 def check_graph(graph: Graph) -> None:
-  """Raises ValueError unless a graph can run: shapes that fit, values that exist, sizes in bounds.
+  """Raises ValueError unless a graph can run: shapes that fit, values that exist, work and memory in bounds.
 
   Args:
     graph: of any origin; nothing of it is computed, and nothing of its sizes allocated.
@@ -33,11 +40,11 @@ def check_graph(graph: Graph) -> None:
   Raises:
     ValueError: says which node is wrong, and how.
   """
-  count = sum(len(node.layers) if isinstance(node, Segment) else 1 for node in graph.nodes)
-  if count > MAX_NODES:
-    raise ValueError(f"a model has at most {MAX_NODES} operations, got {count}")
+  _check_counts(graph)
   _check_size(graph.input_shape, "the image")
   shapes = {0: jax.ShapeDtypeStruct((1, *graph.input_shape), jnp.float32)}
+  known: dict[Any, jax.ShapeDtypeStruct] = {}
+  demand = Demand(elements=math.prod(graph.input_shape))
   for index, node in enumerate(graph.nodes):
     place = f"node {index}"
     inputs = [node.input] if isinstance(node, Segment) else [value for value in node.inputs if isinstance(value, int)]
@@ -49,45 +56,54 @@ def check_graph(graph: Graph) -> None:
     if isinstance(node, Segment):
       _check_segment(node, shapes[node.input].shape, place)
       shapes[node.output] = jax.ShapeDtypeStruct(node.output_shape, jnp.float32)
+      demand += segment_demand(node)
     else:
-      shapes[node.output] = _check_float_node(node, [shapes[value] for value in inputs], place)
+      operands = [shapes[value] if isinstance(value, int) else value for value in node.inputs]
+      result = _check_float_node(node, operands, known, f"{place}, {node.name!r},")
+      shapes[node.output] = result
+      demand += node_demand(node, [operand.shape for operand in operands], result.shape)
+    demand.check(place)
   if graph.output not in shapes:
     raise ValueError(f"the result, value {graph.output}, is never made")
   if shapes[graph.output].shape[:1] != (1,):
     raise ValueError("the result has no batch axis")
 
 
+def _check_counts(graph: Graph) -> None:
+  operations = sum(len(node.layers) if isinstance(node, Segment) else 1 for node in graph.nodes)
+  operands = sum(1 if isinstance(node, Segment) else len(node.inputs) for node in graph.nodes)
+  if operations > MAX_OPERATIONS or operands > MAX_OPERANDS:
+    raise ValueError(
+      f"a model has at most {MAX_OPERATIONS} operations with {MAX_OPERANDS} inputs, got {operations} with {operands}"
+    )
+
+
 def _check_segment(segment: Segment, given: tuple[int, ...], place: str) -> None:
   layers = segment.layers
   if not layers or not isinstance(layers[0], Conv) or not isinstance(layers[-1], Conv):
     raise ValueError(f"{place} does not begin and end with a convolution")
-  is_same = [size for size in given if size != 1] == [size for size in segment.input_shape if size != 1]
-  if not is_same or given[:1] != (1,):
+  if math.prod(given) != math.prod(segment.input_shape) or given[:1] != (1,):
     raise ValueError(f"{place} takes {segment.input_shape}, got {given}")
+  for layer in layers:
+    if isinstance(layer, Conv) and (layer.weights.ndim != 4 or 0 in layer.weights.shape):
+      raise ValueError(f"{place} ({layer.name}) has weights of shape {layer.weights.shape}; they have 4 axes")
   convolutions = [layer for layer in layers if isinstance(layer, Conv)]
   following = dict(zip(map(id, convolutions), [*convolutions[1:], None]))
   shape = segment.input_shape
   for before, layer in zip((None, *layers), layers):
-    _check_size(shape, place)
     if isinstance(layer, Conv):
       _check_conv(layer, shape[2], following[id(layer)], is_first=layer is layers[0], place=f"{place} ({layer.name})")
       kernel, dilation, outputs = layer.weights.shape[:2], layer.dilation, layer.weights.shape[3]
-      inner = int(np.prod(layer.weights.shape[:3]))
     else:
-      kernel, dilation, outputs, inner = layer.window, (1, 1), shape[2], math.prod(layer.window)
+      kernel, dilation, outputs = layer.window, (1, 1), shape[2]
       if layer.on_sums and not (layer.is_tiled and isinstance(before, Conv)):
         raise ValueError(f"{place} pools sums that are not a layer's, or not side by side")
     shape = _window_shape(shape, layer, kernel, dilation, outputs, place)
-    if math.prod(shape) * inner > MAX_WORK:
-      raise ValueError(f"{place} needs more than {MAX_WORK} operations for an image")
-  _check_size(shape, place)
   if math.prod(segment.output_shape) != math.prod(shape) or segment.output_shape[:1] != (1,):
     raise ValueError(f"{place} gives {shape}, not {segment.output_shape}")
 
 
 def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first: bool, place: str) -> None:
-  if layer.weights.ndim != 4 or 0 in layer.weights.shape:
-    raise ValueError(f"{place} has weights of shape {layer.weights.shape}")
   outputs = layer.weights.shape[3]
   if layer.groups < 1 or layer.weights.shape[2] * layer.groups != channels or outputs % layer.groups:
     raise ValueError(f"{place} has {layer.groups} groups of weights {layer.weights.shape} for {channels} channels")
@@ -99,37 +115,44 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
       raise ValueError(f"{place} has bit widths {layer.weight_bits} and {layer.activation_bits}, not 1 to {MAX_BITS}")
     if layer.weights.dtype != np.uint8 or int(layer.weights.max()) >> layer.weight_bits:
       raise ValueError(f"{place} has codes beyond {layer.weight_bits} bits")
-    if layer.max_sum >= 2**31:
+    if not layer.fits_32_bits:
       raise ValueError(f"{place} has sums beyond 32 bits")
     sum_dtype = np.dtype(np.int32)
   elif layer.weights.dtype != np.float32:
     raise ValueError(f"{place} has float weights of dtype {layer.weights.dtype}")
-  if (layer.output is Output.FLOATS) != (following is None):
+  elif not (layer.weights.max() <= MAX_WEIGHT and layer.weights.min() >= -MAX_WEIGHT):
+    raise ValueError(f"{place} has float weights that are not finite, or beyond {MAX_WEIGHT:g}")
+  if layer.output not in LAYER_OUTPUTS or (layer.output is Output.FLOATS) != (following is None):
     raise ValueError(f"{place} gives {layer.output.name}, which the next layer does not take")
-  sets = {Output.THRESHOLDS: 1, Output.VALLEY: 2}.get(layer.output, 0)
-  if sets:
-    assert following is not None
-    levels = 2 ** (following.activation_bits or 1) - 1
-    expected, dtype = (sets * levels, outputs), sum_dtype
-  else:
-    expected, dtype = (2, outputs), np.dtype(np.float32)
-  if layer.parameters.shape != expected or layer.parameters.dtype != dtype:
-    raise ValueError(
-      f"{place} has parameters {layer.parameters.dtype} {layer.parameters.shape}, not {dtype} {expected}"
-    )
-  # Codes that fell, or skipped, where sums rise would not commute with max pooling.
-  if layer.output is Output.THRESHOLDS and not (layer.parameters[1:] >= layer.parameters[:-1]).all():
-    raise ValueError(f"{place} has thresholds that are not in order")
-  if layer.output is Output.VALLEY:
-    rising, falling = np.split(layer.parameters, 2)
-    is_ordered = (rising[1:] >= rising[:-1]).all() and (falling[1:] <= falling[:-1]).all()
-    if not is_ordered or not (falling[0] <= rising[0]).all():
-      raise ValueError(f"{place} has thresholds that are not in order")
-  if layer.output is Output.AFFINE and not ((layer.parameters[0] >= 0) & np.isfinite(layer.parameters)).all():
-    raise ValueError(f"{place} has a line that falls, or is not finite")
+  _check_parameters(layer, following, sum_dtype, place)
   is_grouped = layer.groups > 1 or (following is not None and following.groups > 1)
   if following is not None and is_grouped and (outputs // layer.groups % 32 or following.weights.shape[2] % 32):
     raise ValueError(f"{place} has groups between codes that are no multiple of 32 channels")
+
+
+def _check_parameters(layer: Conv, following: Conv | None, sum_dtype: np.dtype[Any], place: str) -> None:
+  sets = {Output.THRESHOLDS: 1, Output.VALLEY: 2}.get(layer.output, 0)
+  parameters, outputs = layer.parameters, layer.weights.shape[3]
+  rows, dtype = 2, np.dtype(np.float32)
+  if sets:
+    assert following is not None
+    rows, dtype = sets * (2 ** (following.activation_bits or 1) - 1), sum_dtype
+  if parameters.shape not in ((rows, outputs), (rows, 1)) or parameters.dtype != dtype:
+    raise ValueError(
+      f"{place} has parameters {parameters.dtype} {parameters.shape}, not {dtype} {(rows, outputs)} or {(rows, 1)}"
+    )
+  if not (parameters == parameters).all() or (not sets and not np.isfinite(parameters).all()):
+    raise ValueError(f"{place} has a parameter that is not finite")
+  # Codes that fell, or skipped, where sums rise would not commute with max pooling.
+  if layer.output is Output.THRESHOLDS and not (parameters[1:] >= parameters[:-1]).all():
+    raise ValueError(f"{place} has thresholds that are not in order")
+  if layer.output is Output.VALLEY:
+    rising, falling = np.split(parameters, 2)
+    is_ordered = (rising[1:] >= rising[:-1]).all() and (falling[1:] <= falling[:-1]).all()
+    if not is_ordered or not (falling[0] <= rising[0]).all():
+      raise ValueError(f"{place} has thresholds that are not in order")
+  if layer.output is Output.AFFINE and not (parameters[0] >= 0).all():
+    raise ValueError(f"{place} has a line that falls")
 
 
 def _window_shape(
@@ -140,57 +163,61 @@ def _window_shape(
   outputs: int,
   place: str,
 ) -> tuple[int, int, int]:
+  _check_size(shape, place)
+  extents = *shape, *kernel, *layer.strides, *dilation, outputs, math.prod(kernel)
+  pads = layer.padding[0] + layer.padding[1]
+  if min(extents) < 1 or min(pads) < 0 or max(*extents, *pads) > MAX_EXTENT:
+    raise ValueError(f"{place} has a size, window, stride, dilation or padding that is not 1 to {MAX_EXTENT}")
   sizes = []
-  for size, window, stride, step, pads in zip(shape, kernel, layer.strides, dilation, layer.padding):
-    if min(window, stride, step) < 1 or min(pads) < 0 or max(size, window, stride, step, *pads) > 2**24:
-      raise ValueError(f"{place} has a window out of range")
-    padded, reach = size + sum(pads), (window - 1) * step + 1
+  for size, window, stride, step, ends in zip(shape, kernel, layer.strides, dilation, layer.padding):
+    padded, reach = size + sum(ends), (window - 1) * step + 1
     if reach > padded:
       raise ValueError(f"{place} has a window of {reach} on {padded} pixels")
     sizes.append((padded - reach) // stride + 1)
-  padded_size = math.prod(size + sum(pads) for size, pads in zip(shape, layer.padding)) * shape[2]
-  if padded_size > MAX_ELEMENTS:
-    raise ValueError(f"{place} pads an image beyond {MAX_ELEMENTS} elements")
   return sizes[0], sizes[1], outputs
 
 
-def _check_float_node(node: FloatNode, inputs: list[jax.ShapeDtypeStruct], place: str) -> jax.ShapeDtypeStruct:
+def _check_float_node(
+  node: FloatNode,
+  operands: Sequence[jax.ShapeDtypeStruct | np.ndarray],
+  known: dict[Any, jax.ShapeDtypeStruct],
+  place: str,
+) -> jax.ShapeDtypeStruct:
+  """The result of a float operation; `known` are those of the operations before it."""
   if node.name not in FLOAT_OPS:
-    raise ValueError(f"{place} is the unknown operation {node.name!r}")
-  if any(abs(number) > 2**31 for number in _numbers(node.parameters)):
-    raise ValueError(f"{place}, {node.name!r}, has a parameter beyond 32 bits")
-  batched = [jax.ShapeDtypeStruct((2, *value.shape), value.dtype) for value in inputs]
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
-      result = jax.eval_shape(lambda *arrays: apply_float_node(node, arrays), *batched)
-  except Exception as error:
-    raise ValueError(f"{place}, '{node.name}', does not fit its operands: {str(error)[:300]}") from error
-  if not isinstance(result, jax.ShapeDtypeStruct):
-    raise ValueError(f"{place}, '{node.name}', gives no array")
-  _check_size(result.shape[1:], place)
-  sizes = [value.size for value in node.inputs if isinstance(value, np.ndarray)]
-  sizes += [math.prod(value.shape) for value in inputs]
-  window = math.prod(abs(int(size)) for size in node.parameters.get("window_dimensions", ()))
-  inner = window or (min(sizes) if _is_product(node) else 1)
-  if math.prod(result.shape[1:]) * inner > MAX_WORK:
-    raise ValueError(f"{place}, '{node.name}', needs more than {MAX_WORK} operations for an image")
-  return jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+    raise ValueError(f"{place[:200]} is an unknown operation")
+  if set(node.parameters) != set(FLOAT_OPS[node.name].parameters):
+    raise ValueError(f"{place} has the parameters {', '.join(FLOAT_OPS[node.name].parameters) or 'none'}, not others")
+  for name, value in node.parameters.items():
+    if not (value is None or value in VALUE_DTYPES if is_dtype_parameter(name) else _is_plain(value)):
+      raise ValueError(f"{place} has a parameter {name!r} of another kind, or beyond 32 bits")
+  signature = [(operand.shape, str(operand.dtype), isinstance(operand, np.ndarray)) for operand in operands]
+  key = node.name, repr(node.parameters), *signature
+  if key not in known:
+    dynamic = [operand for operand in operands if isinstance(operand, jax.ShapeDtypeStruct)]
+    batched = [jax.ShapeDtypeStruct((2, *value.shape), value.dtype) for value in dynamic]
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = jax.eval_shape(lambda *arrays: apply_float_node(node, arrays), *batched)
+    except Exception as error:
+      raise ValueError(f"{place} does not fit its operands: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(result, jax.ShapeDtypeStruct) or result.dtype.name not in VALUE_DTYPES:
+      raise ValueError(f"{place} gives no array of {', '.join(sorted(VALUE_DTYPES))}")
+    known[key] = jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+  _check_size(known[key].shape, place)
+  return known[key]
 
 
-def _numbers(value: Any) -> list[float]:
-  """All numbers of a parameter, however deep."""
-  if isinstance(value, dict):
-    return [number for item in value.values() for number in _numbers(item)]
+def _is_plain(value: Any) -> bool:
+  """Whether a parameter is an integer, None, or a tuple of such, short and in range."""
   if isinstance(value, tuple):
-    return [number for item in value for number in _numbers(item)]
-  return [value] if isinstance(value, (int, float)) else []
-
-
-def _is_product(node: FloatNode) -> bool:
-  return node.name in ("dot_general", "conv_general_dilated")
+    return len(value) <= MAX_RANK and all(map(_is_plain, value))
+  return value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_PARAMETER)
 
 
 def _check_size(shape: tuple[int, ...], place: str) -> None:
-  if any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-    raise ValueError(f"{place} has the shape {shape}; an array has 1 to {MAX_ELEMENTS} elements")
+  if len(shape) > MAX_RANK or any(size < 1 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
+    raise ValueError(
+      f"{place} has the shape {shape}; an array has 1 to {MAX_ELEMENTS} elements on at most {MAX_RANK} axes"
+    )

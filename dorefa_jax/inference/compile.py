@@ -94,7 +94,7 @@ def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[i
   factor = (scale.astype(np.float64) / ((2**mark - 1) * (2**w.bits - 1))).astype(np.float32)
   parameters = np.stack([factor, np.zeros_like(factor)])
   layer = _conv(name, codes, w.bits, mark, geometry, parameters)
-  if layer.max_sum >= 2**31:
+  if not layer.fits_32_bits:
     raise FreezeError(f"{equation.layer}: sums of {int(np.prod(weights.shape[:3]))} products do not fit 32 bits")
   return Product(equation, layer, factor, x, _before_quantizer(x, makers), input_shape)
 

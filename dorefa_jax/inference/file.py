@@ -5,18 +5,18 @@ bytes
 0          8          89 44 4f 52 45 46 41 0a: a byte, "DOREFA", a newline
 8          4          version, 1                                     integers are little-endian
 12         4          n, bytes of the header
-16         n          header: JSON, deflated by zlib, at most 16 MiB when inflated
+16         n          header: JSON, deflated by zlib; `dorefa_jax.inference.limits` bounds it
 16 + n     ...        arrays, one after another, as the header lists them
 end - 32   32         SHA-256 of all bytes before it
 ```
 
-The header: `{"input_shape", "output", "nodes", "arrays", "notes"}`. An array is
-`{"shape", "dtype", "bits"}`: "codes" are unsigned integers of `bits` bits without gaps, bit 0 of
-the first code in bit 0 of the first byte; other dtypes are NumPy's, little-endian, and have no
-bits. A node is a segment, `{"layers", "input", "output", "input_shape", "output_shape"}`, or a
-float operation, `{"op", "parameters", "inputs", "output"}`, whose constant inputs are
-`{"array": index}`. The fields of layers are those of `dorefa_jax.inference.graph`; parameters
-that are the same for all channels are one column.
+The header: `{"input_shape", "output", "nodes", "arrays", "notes"}`, whose numbers are integers. An
+array is `{"shape", "dtype", "bits"}`: "codes" are unsigned integers of `bits` bits without gaps, bit
+0 of the first code in bit 0 of the first byte; other dtypes are NumPy's, little-endian, and have no
+bits. Each array is used in exactly one place. A node is a segment, `{"layers", "input", "output",
+"input_shape", "output_shape"}`, or a float operation, `{"op", "parameters", "inputs", "output"}`,
+whose constant inputs are `{"array": index}`. The fields of layers are those of
+`dorefa_jax.inference.graph`; parameters that are the same for all channels are one column.
 """
 
 from __future__ import annotations
@@ -25,22 +25,25 @@ import hashlib
 import json
 import math
 import os
-import pathlib
+import reprlib
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dorefa_jax.inference.check import MAX_ELEMENTS, check_graph
+from dorefa_jax.inference.check import LAYER_OUTPUTS, check_graph
+from dorefa_jax.inference.fields import flag, integer, items, pair, parameter, read_header, record, shape, text
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
+from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_HEADER, header_limit
 from dorefa_jax.inference.packed import PackedModel
-from dorefa_jax.kernels.program import Output
 
 MAGIC = b"\x89DOREFA\n"
 VERSION = 1
-MAX_HEADER = 16 << 20
 DIGEST = 32
+UNPACKED_AT_ONCE = 1 << 20
+"""Codes whose bits are apart in memory at a time; a multiple of 8."""
 DTYPES = {"float32", "float16", "int32", "int8", "uint8", "uint32", "bool"}
 
 
@@ -54,16 +57,18 @@ def load(path: str | os.PathLike[str]) -> PackedModel:
     The model.
 
   Raises:
-    ValueError: the file is no packed model, of another version, or damaged. Nothing in a file is
-      executed, and no file makes this allocate more than a small multiple of its size.
+    ValueError: the file is no packed model, of another version, damaged, or asks for more than
+      `dorefa_jax.inference.limits` allows: what is loaded can be called. Nothing in a file is executed.
     OSError: the file cannot be read.
 
   Example:
     >>> packed = load("model.dorefa")  # doctest: +SKIP
   """
-  data = pathlib.Path(path).read_bytes()
   try:
-    return PackedModel(decode_graph(data))
+    with open(path, "rb") as stream:
+      head = stream.read(len(MAGIC))
+      # Of another file, which may have no end, nothing more is read.
+      return PackedModel(decode_graph(head + stream.read() if head == MAGIC else head))
   except ValueError as error:
     raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -91,8 +96,13 @@ def encode_graph(graph: Graph) -> bytes:
     "arrays": arrays,
     "notes": graph.notes,
   }
-  text = zlib.compress(json.dumps(header, separators=(",", ":"), allow_nan=True).encode(), 9)
-  body = MAGIC + struct.pack("<II", VERSION, len(text)) + text + b"".join(blobs)
+  raw = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+  if len(raw) > MAX_HEADER:
+    raise ValueError(f"a model whose names and operations take {len(raw)} bytes cannot be saved; at most {MAX_HEADER}")
+  deflated = zlib.compress(raw, 9)
+  if len(raw) > header_limit(len(deflated)):  # layer after layer the same
+    deflated = zlib.compress(raw, 0)
+  body = MAGIC + struct.pack("<II", VERSION, len(deflated)) + deflated + b"".join(blobs)
   return body + hashlib.sha256(body).digest()
 
 
@@ -114,14 +124,14 @@ def decode_graph(data: bytes) -> Graph:
     raise ValueError("the file is damaged or cut off: its checksum differs")
   if size > len(data) - start - DIGEST:
     raise ValueError("the header is cut off")
-  header = _header(data[start : start + size])
-  try:
-    arrays = _arrays(_list(header, "arrays"), memoryview(data)[start + size : -DIGEST])
-    nodes = tuple(_decode_node(node, arrays) for node in _list(header, "nodes"))
-    notes = {str(key): str(value) for key, value in header.get("notes", {}).items()}
-    graph = Graph(_shape(header["input_shape"]), nodes, _integer(header["output"], 0), notes)
-  except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-    raise ValueError(f"the header is damaged: {type(error).__name__} {error}") from error
+  header = read_header(data[start : start + size])
+  arrays = _Arrays(items(header["arrays"]), memoryview(data)[start + size : -DIGEST])
+  nodes = tuple(_decode_node(node, arrays) for node in items(header["nodes"]))
+  arrays.check_all_used()
+  if not isinstance(header["notes"], dict):
+    raise ValueError("the header is damaged: its notes are no object")
+  notes = {text(key): text(value) for key, value in header["notes"].items()}
+  graph = Graph(shape(header["input_shape"]), nodes, integer(header["output"], 0), notes)
   check_graph(graph)
   return graph
 
@@ -140,52 +150,53 @@ def pack_codes(codes: np.ndarray, bits: int) -> bytes:
 def unpack_codes(data: memoryview, shape: tuple[int, ...], bits: int) -> np.ndarray:
   """The inverse of `pack_codes`."""
   count = math.prod(shape)
-  planes = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little").reshape(count, bits)
-  codes = np.zeros(count, np.uint8)
-  for bit in range(bits):
-    codes |= planes[:, bit] << bit
+  packed, codes = np.frombuffer(data, np.uint8), np.zeros(count, np.uint8)
+  for start in range(0, count, UNPACKED_AT_ONCE):
+    part = codes[start : start + UNPACKED_AT_ONCE]
+    planes = np.unpackbits(packed[start * bits // 8 :], count=len(part) * bits, bitorder="little").reshape(-1, bits)
+    for bit in range(bits):
+      part |= planes[:, bit] << bit
   return codes.reshape(shape)
 
 
-def _header(compressed: bytes) -> dict[str, Any]:
-  try:
-    inflater = zlib.decompressobj()
-    text = inflater.decompress(compressed, MAX_HEADER)
-    if inflater.unconsumed_tail or not inflater.eof:
-      raise ValueError(f"the header is cut off or exceeds {MAX_HEADER} bytes")
-    header = json.loads(text)
-  except (zlib.error, UnicodeDecodeError, RecursionError) as error:
-    raise ValueError(f"the header is damaged: {error}") from error
-  if not isinstance(header, dict):
-    raise ValueError("the header is no object")
-  return header
+class _Arrays:
+  """The arrays of a file, each of which is taken once."""
 
+  def __init__(self, specs: Sequence[Any], data: memoryview):
+    self._left: dict[int, tuple[memoryview, tuple[int, ...], np.dtype[Any], int | None]] = {}
+    at = 0
+    for index, spec in enumerate(specs):
+      fields = record(spec, ("shape", "dtype", "bits"))
+      sizes, dtype = shape(fields["shape"]), fields["dtype"]
+      bits = None if fields["bits"] is None else integer(fields["bits"], 1, 8)
+      count = math.prod(sizes)
+      is_known = dtype == "codes" if bits is not None else isinstance(dtype, str) and dtype in DTYPES
+      if not 0 < count <= MAX_ELEMENTS or not is_known:
+        raise ValueError(f"array {index} has {count} elements of {reprlib.repr(dtype)} with bits {bits}")
+      little = np.dtype(np.uint8 if bits is not None else dtype).newbyteorder("<")
+      size = -(-count * bits // 8) if bits is not None else count * little.itemsize
+      if size > len(data) - at:
+        raise ValueError("its arrays are cut off")
+      self._left[index] = data[at : at + size], sizes, little, bits
+      at += size
+    if at != len(data):
+      raise ValueError(f"{len(data) - at} bytes belong to no array")
 
-def _arrays(specs: list[Any], data: memoryview) -> list[tuple[np.ndarray, int | None]]:
-  arrays: list[tuple[np.ndarray, int | None]] = []
-  at = 0
-  for spec in specs:
-    shape = _shape(spec["shape"])
-    count = math.prod(shape)
-    bits = None if spec["bits"] is None else _integer(spec["bits"], 1, 8)
-    if count == 0 or count > MAX_ELEMENTS or (bits is None) == (spec["dtype"] == "codes"):
-      raise ValueError(f"an array of {count} elements of {spec['dtype']!r} with bits {bits}")
-    if bits is None and spec["dtype"] not in DTYPES:
-      raise ValueError(f"an array of dtype {spec['dtype']!r}")
-    dtype = np.dtype(np.uint8) if bits is not None else np.dtype(spec["dtype"])
-    size = -(-count * bits // 8) if bits is not None else count * dtype.itemsize
-    if size > len(data) - at:
-      raise ValueError("its arrays are cut off")
-    part = data[at : at + size]
+  def take(self, index: Any) -> tuple[np.ndarray, int | None]:
+    """An array and the bits of its codes."""
+    if integer(index, 0) not in self._left:
+      raise ValueError(f"array {index} does not exist, or is used twice")
+    data, sizes, dtype, bits = self._left.pop(index)
     if bits is not None:
-      array = unpack_codes(part, shape, bits)
-    else:
-      array = np.frombuffer(part, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
-    arrays.append((array, bits))
-    at += size
-  if at != len(data):
-    raise ValueError(f"{len(data) - at} bytes belong to no array")
-  return arrays
+      return unpack_codes(data, sizes, bits), bits
+    array = np.frombuffer(data, np.uint8 if dtype == np.bool_ else dtype)
+    if dtype == np.bool_ and array.max() > 1:
+      raise ValueError(f"array {index} of truth values has others than 0 and 1")
+    return array.astype(dtype.newbyteorder("=")).reshape(sizes), None
+
+  def check_all_used(self) -> None:
+    if self._left:
+      raise ValueError(f"array {next(iter(self._left))} is not used")
 
 
 def _encode_segment(segment: Segment, put: Any) -> dict[str, Any]:
@@ -227,58 +238,48 @@ def _narrow_columns(parameters: np.ndarray) -> np.ndarray:
   return parameters[:, :1] if (parameters == parameters[:, :1]).all() else parameters
 
 
-def _decode_node(node: Any, arrays: list[tuple[np.ndarray, int | None]]) -> Node:
-  output = _integer(node["output"], 1)
-  if "op" in node:
-    parameters = {str(name): _tuples(value) for name, value in node["parameters"].items()}
+def _decode_node(node: Any, arrays: _Arrays) -> Node:
+  if isinstance(node, dict) and "op" in node:
+    record(node, ("op", "parameters", "inputs", "output"))
+    parameters = {
+      text(name): parameter(value) for name, value in record(node["parameters"], (), node["parameters"]).items()
+    }
     inputs = tuple(
-      arrays[_integer(value["array"], 0)][0] if isinstance(value, dict) else _integer(value, 0)
-      for value in _list(node, "inputs")
+      arrays.take(record(value, ("array",))["array"])[0] if isinstance(value, dict) else integer(value, 0)
+      for value in items(node["inputs"])
     )
-    return FloatNode(str(node["op"]), parameters, inputs, output)
-  layers = tuple(_decode_layer(layer, arrays) for layer in _list(node, "layers"))
-  height, width, channels = _shape(node["input_shape"])
-  return Segment(layers, _integer(node["input"], 0), output, (height, width, channels), _shape(node["output_shape"]))
+    return FloatNode(text(node["op"]), parameters, inputs, integer(node["output"], 1))
+  record(node, ("layers", "input", "output", "input_shape", "output_shape"))
+  layers = tuple(_decode_layer(layer, arrays) for layer in items(node["layers"]))
+  height, width, channels = shape(items(node["input_shape"], 3))
+  sizes = height, width, channels
+  return Segment(layers, integer(node["input"], 0), integer(node["output"], 1), sizes, shape(node["output_shape"]))
 
 
-def _decode_layer(layer: Any, arrays: list[tuple[np.ndarray, int | None]]) -> Layer:
-  strides, padding = _pair(layer["strides"]), (_pair(layer["padding"][0]), _pair(layer["padding"][1]))
-  if "window" in layer:
-    return MaxPool(_pair(layer["window"]), strides, padding, bool(layer.get("on_sums", False)))
-  weights, bits = arrays[_integer(layer["weights"], 0)]
-  parameters = arrays[_integer(layer["parameters"], 0)][0]
-  if parameters.ndim == 2 and parameters.shape[1] == 1 and weights.ndim == 4:
-    parameters = np.broadcast_to(parameters, (len(parameters), weights.shape[3]))  # a view: nothing is allocated
-  activation_bits = None if layer["activation_bits"] is None else _integer(layer["activation_bits"], 1, 8)
+def _decode_layer(layer: Any, arrays: _Arrays) -> Layer:
+  if isinstance(layer, dict) and "window" in layer:
+    record(layer, ("window", "strides", "padding"), ("on_sums",))
+    on_sums = flag(layer.get("on_sums", False))  # the first files had none
+    return MaxPool(pair(layer["window"]), pair(layer["strides"]), _padding(layer["padding"]), on_sums)
+  record(
+    layer, ("name", "weights", "activation_bits", "strides", "dilation", "padding", "groups", "output", "parameters")
+  )
+  output = {output.name: output for output in LAYER_OUTPUTS}.get(text(layer["output"]))
+  if output is None:
+    raise ValueError(
+      f"a layer's output is one of {', '.join(known.name for known in LAYER_OUTPUTS)}, got {layer['output'][:40]!r}"
+    )
+  weights, bits = arrays.take(layer["weights"])
+  parameters, parameter_bits = arrays.take(layer["parameters"])
+  if weights.ndim != 4 or parameter_bits is not None:
+    raise ValueError(f"a layer has weights of 4 axes, got {weights.shape}, and parameters that are no codes")
+  activation_bits = None if layer["activation_bits"] is None else integer(layer["activation_bits"], 1, 8)
   return Conv(
-    str(layer["name"]), weights, bits, activation_bits, strides, _pair(layer["dilation"]), padding,
-    _integer(layer["groups"], 1), Output[layer["output"]], parameters,
+    text(layer["name"]), weights, bits, activation_bits, pair(layer["strides"]), pair(layer["dilation"]),
+    _padding(layer["padding"]), integer(layer["groups"], 1), output, parameters,
   )  # fmt: skip
 
 
-def _list(header: dict[str, Any], key: str) -> list[Any]:
-  value = header[key]
-  if not isinstance(value, list):
-    raise ValueError(f"{key!r} is no list")
-  return value
-
-
-def _integer(value: Any, low: int, high: int = 2**31 - 1) -> int:
-  if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-    raise ValueError(f"a number from {low} to {high} is {value!r}")
-  return value
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-  if not isinstance(value, list) or len(value) > 16:
-    raise ValueError(f"a shape is {value!r}")
-  return tuple(_integer(size, 0) for size in value)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-  first, second = _shape(value)
-  return first, second
-
-
-def _tuples(value: Any) -> Any:
-  return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _padding(value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+  rows, columns = items(value, 2)
+  return pair(rows), pair(columns)

@@ -34,7 +34,7 @@ class FloatOp:
 
   Attributes:
     apply: operands and parameters to the result.
-    parameters: names of parameters, all made of numbers, strings and tuples.
+    parameters: names of parameters, made of integers, tuples and None, and names of dtypes.
   """
 
   apply: Callable[..., jax.Array]
@@ -122,6 +122,22 @@ IGNORED = {
   "accuracy", "bits", "out_dtype", "out_sharding", "precision", "role", "sharding", "weak_type",
 }  # fmt: skip
 """Parameters of primitives that change no result of these operations on a CPU."""
+
+
+VALUE_DTYPES = {
+  "bfloat16", "bool", "float16", "float32", "int16", "int32", "int8", "uint16", "uint32", "uint8",
+}  # fmt: skip
+"""Of values between operations; at most 4 bytes each."""
+
+
+def is_dtype_parameter(name: str) -> bool:
+  """Whether a parameter is the name of a dtype, or None; all others are made of integers.
+
+  Example:
+    >>> is_dtype_parameter("preferred_element_type"), is_dtype_parameter("axes")
+    (True, False)
+  """
+  return name.endswith(("dtype", "element_type"))
 
 
 def has_other_meaning(name: str, parameter: str, value: Any) -> bool:

@@ -25,7 +25,7 @@ class Conv:
     strides, dilation, padding, groups: as in `dorefa_jax.kernels.conv`.
     output: FLOATS and AFFINE have factors and offsets, THRESHOLDS and VALLEY thresholds.
     parameters: float32 [2, outputs], or thresholds of the sums' dtype: [levels, outputs], of VALLEY
-      [2 levels, outputs].
+      [2 levels, outputs]; a single column where all outputs have the same.
   """
 
   name: str
@@ -46,6 +46,11 @@ class Conv:
       raise ValueError("float sums have no bound")
     length = int(np.prod(self.weights.shape[:3]))
     return length * (2**self.weight_bits - 1) * (2**self.activation_bits - 1)
+
+  @property
+  def fits_32_bits(self) -> bool:
+    """Whether the kernels can add the sums up: they leave room for one more code of 1."""
+    return self.max_sum + 2 ** (self.weight_bits or 1) - 1 <= 2**31
 
   def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:
     """The kernels' op for an input [height, width, channels], in the format that is best on a path."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,8 @@ from dorefa_jax.kernels.program import Output, encode
 
 EXACT_FLOAT = 2**24
 """Integers below it are exact in float32, and so are sums of them."""
+UNROLLED_LEVELS = 15
+"""Thresholds up to which XLA compares with all of them in one pass: those of 4 bits."""
 
 
 def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
@@ -99,7 +101,7 @@ def pack_layer(layer: Conv, format: packing.Format) -> tuple[np.ndarray, np.ndar
   words = packing.pack_weights(weights, format, layer.weight_bits or 1, layer.groups)
   padded = packing.padded_outputs(outputs // layer.groups)
   groups = []
-  for part in np.split(layer.parameters, layer.groups, axis=1):
+  for part in np.split(np.broadcast_to(layer.parameters, (len(layer.parameters), outputs)), layer.groups, axis=1):
     # A padded channel's code must be 0: it has the line 0, and thresholds out of reach.
     fill = np.zeros((len(part), padded - part.shape[1]), part.dtype)
     if layer.output in (Output.THRESHOLDS, Output.VALLEY):
@@ -177,20 +179,35 @@ def _sums(layer: Conv, x: jax.Array) -> jax.Array:
 
 def _output(layer: Conv, sums: jax.Array, following: Conv | None) -> jax.Array:
   """What the kernels make of sums: floats, or codes as floats."""
-  if layer.output in (Output.THRESHOLDS, Output.VALLEY):
-    code = jnp.zeros(sums.shape, jnp.float32)
-    rising = len(layer.parameters) // (2 if layer.output is Output.VALLEY else 1)
-    for index, row in enumerate(layer.parameters):
-      threshold = jnp.broadcast_to(jnp.asarray(row).astype(sums.dtype).reshape(1, 1, 1, -1), sums.shape)
-      code = code + (sums >= threshold if index < rising else sums < threshold).astype(jnp.float32)
-    return code
+  if layer.output is Output.THRESHOLDS:
+    return _count(sums, layer.parameters, jnp.greater_equal)
+  if layer.output is Output.VALLEY:
+    rising, falling = np.split(layer.parameters, 2)
+    return _count(sums, rising, jnp.greater_equal) + _count(sums, falling, jnp.less)
   factor, offset = (jnp.broadcast_to(jnp.asarray(row).reshape(1, 1, 1, -1), sums.shape) for row in layer.parameters)
-  value = sums.astype(jnp.float32) * factor + offset
+  scaled = sums.astype(jnp.float32) * factor
   if layer.output is Output.FLOATS:
-    return value
+    return scaled + offset
   assert following is not None
   assert following.activation_bits is not None
+  # Lines were checked with a product that is rounded: a fused multiply-add could move a code.
+  value = lax.optimization_barrier(scaled) + offset
   return jnp.floor(jnp.clip(value, 0, 2**following.activation_bits - 1))
+
+
+def _count(sums: jax.Array, thresholds: np.ndarray, compare: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+  """How many thresholds of each channel compare with its sum, as floats."""
+  rows = jnp.asarray(thresholds.astype(sums.dtype)).reshape(-1, 1, 1, 1, thresholds.shape[1])
+
+  def add(level: jax.Array | int, code: jax.Array) -> jax.Array:
+    return code + compare(sums, jnp.broadcast_to(rows[level], sums.shape)).astype(jnp.float32)
+
+  code = jnp.zeros(sums.shape, jnp.float32)
+  if len(rows) > UNROLLED_LEVELS:  # a program for each of 255 levels would take long to compile
+    return lax.fori_loop(0, len(rows), add, code)
+  for level in range(len(rows)):
+    code = add(level, code)
+  return code
 
 
 def _out_of_reach(dtype: np.dtype) -> Any:

@@ -301,7 +301,8 @@ def line_thresholds(line: np.ndarray, levels: int, high: int) -> np.ndarray:
   above = np.full((levels, line.shape[1]), high + 1, np.int64)
   while (above - below > 1).any():
     middle = (below + above) // 2
-    value = np.clip(middle.astype(np.float32) * factor + offset, np.float32(0), np.float32(levels))
+    with np.errstate(over="ignore"):  # steep lines: infinity is above every level
+      value = np.clip(middle.astype(np.float32) * factor + offset, np.float32(0), np.float32(levels))
     reached = (value.astype(np.int64) >= wanted) & (above - below > 1)
     below, above = np.where(reached | (above - below <= 1), below, middle), np.where(reached, middle, above)
   return above.astype(np.int32)
