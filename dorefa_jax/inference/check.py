@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from dorefa_jax.inference.limits import (
   MAX_RANK,
   MAX_WEIGHT,
 )
-from dorefa_jax.inference.runtime import apply_float_node
+from dorefa_jax.inference.runtime import apply_operation
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.program import Output
 
@@ -43,7 +44,6 @@ def check_graph(graph: Graph) -> None:
   _check_counts(graph)
   _check_size(graph.input_shape, "the image")
   shapes = {0: jax.ShapeDtypeStruct((1, *graph.input_shape), jnp.float32)}
-  known: dict[Any, jax.ShapeDtypeStruct] = {}
   demand = Demand(elements=math.prod(graph.input_shape))
   for index, node in enumerate(graph.nodes):
     place = f"node {index}"
@@ -59,7 +59,7 @@ def check_graph(graph: Graph) -> None:
       demand += segment_demand(node)
     else:
       operands = [shapes[value] if isinstance(value, int) else value for value in node.inputs]
-      result = _check_float_node(node, operands, known, f"{place}, {node.name!r},")
+      result = _check_float_node(node, operands, f"{place}, {node.name!r},")
       shapes[node.output] = result
       demand += node_demand(node, [operand.shape for operand in operands], result.shape)
     demand.check(place)
@@ -178,12 +178,9 @@ def _window_shape(
 
 
 def _check_float_node(
-  node: FloatNode,
-  operands: Sequence[jax.ShapeDtypeStruct | np.ndarray],
-  known: dict[Any, jax.ShapeDtypeStruct],
-  place: str,
+  node: FloatNode, operands: Sequence[jax.ShapeDtypeStruct | np.ndarray], place: str
 ) -> jax.ShapeDtypeStruct:
-  """The result of a float operation; `known` are those of the operations before it."""
+  """The result of a float operation."""
   if node.name not in FLOAT_OPS:
     raise ValueError(f"{place[:200]} is an unknown operation")
   if set(node.parameters) != set(FLOAT_OPS[node.name].parameters):
@@ -191,22 +188,34 @@ def _check_float_node(
   for name, value in node.parameters.items():
     if not (value is None or value in VALUE_DTYPES if is_dtype_parameter(name) else _is_plain(value)):
       raise ValueError(f"{place} has a parameter {name!r} of another kind, or beyond 32 bits")
-  signature = [(operand.shape, str(operand.dtype), isinstance(operand, np.ndarray)) for operand in operands]
-  key = node.name, repr(node.parameters), *signature
-  if key not in known:
-    dynamic = [operand for operand in operands if isinstance(operand, jax.ShapeDtypeStruct)]
-    batched = [jax.ShapeDtypeStruct((2, *value.shape), value.dtype) for value in dynamic]
-    try:
-      with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        result = jax.eval_shape(lambda *arrays: apply_float_node(node, arrays), *batched)
-    except Exception as error:
-      raise ValueError(f"{place} does not fit its operands: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(result, jax.ShapeDtypeStruct) or result.dtype.name not in VALUE_DTYPES:
-      raise ValueError(f"{place} gives no array of {', '.join(sorted(VALUE_DTYPES))}")
-    known[key] = jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
-  _check_size(known[key].shape, place)
-  return known[key]
+  is_constant = tuple(isinstance(operand, np.ndarray) for operand in operands)
+  signature = tuple((operand.shape, operand.dtype.name) for operand in operands)
+  try:
+    result = _result(node.name, tuple(node.parameters.items()), signature, is_constant)
+  except Exception as error:
+    raise ValueError(f"{place} does not fit its operands: {' '.join(str(error).split())[:300]}") from error
+  _check_size(result.shape, place)
+  return result
+
+
+@functools.lru_cache(maxsize=4096)  # tracing takes half a millisecond, and networks repeat their blocks
+def _result(
+  name: str,
+  parameters: tuple[tuple[str, Any], ...],
+  signature: tuple[tuple[tuple[int, ...], str], ...],
+  is_constant: tuple[bool, ...],
+) -> jax.ShapeDtypeStruct:
+  """What an operation gives for an image, by tracing it on a batch of two."""
+  structs = [
+    jax.ShapeDtypeStruct(shape if constant else (2, *shape), jnp.dtype(dtype))
+    for (shape, dtype), constant in zip(signature, is_constant)
+  ]
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    result = jax.eval_shape(lambda *operands: apply_operation(name, dict(parameters), operands, is_constant), *structs)
+  if not isinstance(result, jax.ShapeDtypeStruct) or result.dtype.name not in VALUE_DTYPES:
+    raise ValueError(f"its result is no array of {', '.join(sorted(VALUE_DTYPES))}")
+  return jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -216,14 +216,21 @@ def _out_of_reach(dtype: np.dtype) -> Any:
 
 def apply_float_node(node: FloatNode, arrays: Sequence[jax.Array]) -> jax.Array:
   """A float operation on its dynamic inputs, image by image: its parameters are those of a batch of one."""
-  op = FLOAT_OPS[node.name]
+  given = iter(arrays)
+  is_constant = tuple(not isinstance(value, int) for value in node.inputs)
+  operands = [next(given) if isinstance(value, int) else jnp.asarray(value) for value in node.inputs]
+  return apply_operation(node.name, node.parameters, operands, is_constant)
 
-  def one(*arrays: jax.Array) -> jax.Array:
-    given = iter(arrays)
-    operands = [next(given) if isinstance(value, int) else jnp.asarray(value) for value in node.inputs]
-    if node.name in ELEMENTWISE:  # whose constants were narrowed
+
+def apply_operation(
+  name: str, parameters: Mapping[str, Any], operands: Sequence[jax.Array], is_constant: tuple[bool, ...]
+) -> jax.Array:
+  """A float operation on operands, those that are not constant with a batch axis before their own."""
+
+  def one(*operands: jax.Array) -> jax.Array:
+    if name in ELEMENTWISE:  # whose constants were narrowed
       shape = np.broadcast_shapes(*[operand.shape for operand in operands])
-      operands = [operand if operand.ndim == 0 else jnp.broadcast_to(operand, shape) for operand in operands]
-    return op.apply(*operands, **node.parameters)
+      operands = tuple(operand if operand.ndim == 0 else jnp.broadcast_to(operand, shape) for operand in operands)
+    return FLOAT_OPS[name].apply(*operands, **parameters)
 
-  return jax.vmap(one)(*arrays)
+  return jax.vmap(one, in_axes=tuple(None if constant else 0 for constant in is_constant))(*operands)
