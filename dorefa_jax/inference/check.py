@@ -31,6 +31,9 @@ from dorefa_jax.kernels.program import Output
 LAYER_OUTPUTS = (Output.FLOATS, Output.AFFINE, Output.THRESHOLDS, Output.VALLEY)
 """Those of a segment's layers; the others are of the training kernels."""
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+"""XLA takes positive numbers below it for zero."""
+
 
 def check_graph(graph: Graph) -> None:
   """Raises ValueError unless a graph can run: shapes that fit, values that exist, work and memory in bounds.
@@ -143,6 +146,8 @@ def _check_parameters(layer: Conv, following: Conv | None, sum_dtype: np.dtype[A
     )
   if not (parameters == parameters).all() or (not sets and not np.isfinite(parameters).all()):
     raise ValueError(f"{place} has a parameter that is not finite")
+  if sets and dtype == np.float32 and ((parameters > 0) & (parameters < SMALLEST_NORMAL)).any():
+    raise ValueError(f"{place} has thresholds between 0 and {SMALLEST_NORMAL:g}, where XLA knows no numbers")
   # Codes that fell, or skipped, where sums rise would not commute with max pooling.
   if layer.output is Output.THRESHOLDS and not (parameters[1:] >= parameters[:-1]).all():
     raise ValueError(f"{place} has thresholds that are not in order")

@@ -53,37 +53,35 @@ def record(value: Any, keys: Collection[str], optional: Collection[str] = ()) ->
     {'a': 1}
   """
   if not isinstance(value, dict) or not set(keys) <= set(value) or not set(value) <= {*keys, *optional}:
-    raise ValueError(f"the header is damaged: an object with {', '.join(keys)} is {reprlib.repr(value)}")
+    raise ValueError(f"the header is damaged: an object with {', '.join(keys)} is {_shown(value)}")
   return value
 
 
 def integer(value: Any, low: int, high: int = 2**31 - 1) -> int:
   """An integer from `low` to `high`."""
   if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-    raise ValueError(f"the header is damaged: a number from {low} to {high} is {reprlib.repr(value)}")
+    raise ValueError(f"the header is damaged: a number from {low} to {high} is {_shown(value)}")
   return value
 
 
 def text(value: Any) -> str:
   """Text that can be printed."""
   if not isinstance(value, str) or not value.isprintable():
-    raise ValueError(f"the header is damaged: a name is {reprlib.repr(value)}")
+    raise ValueError(f"the header is damaged: a name is {_shown(value)}")
   return value
 
 
 def flag(value: Any) -> bool:
   """True or false."""
   if not isinstance(value, bool):
-    raise ValueError(f"the header is damaged: true or false is {reprlib.repr(value)}")
+    raise ValueError(f"the header is damaged: true or false is {_shown(value)}")
   return value
 
 
 def items(value: Any, count: int | None = None) -> list[Any]:
   """A list, of `count` items where it is given."""
   if not isinstance(value, list) or (count is not None and len(value) != count):
-    raise ValueError(
-      f"the header is damaged: a list of {'' if count is None else count} items is {reprlib.repr(value)}"
-    )
+    raise ValueError(f"the header is damaged: a list of {'' if count is None else count} items is {_shown(value)}")
   return value
 
 
@@ -104,7 +102,7 @@ def parameter(value: Any, depth: int = 0) -> Any:
   """A parameter of a float operation, its lists as tuples."""
   if isinstance(value, list):
     if depth == MAX_DEPTH or len(value) > MAX_RANK:
-      raise ValueError(f"the header is damaged: a parameter is {reprlib.repr(value)}")
+      raise ValueError(f"the header is damaged: a parameter is {_shown(value)}")
     return tuple(parameter(item, depth + 1) for item in value)
   if value is not None and not isinstance(value, str):
     return integer(value, -(2**31), 2**31)
@@ -120,3 +118,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(value: str) -> NoReturn:
   raise ValueError(f"a number is {value[:20]}, no integer")
+
+
+def _shown(value: Any) -> str:
+  return reprlib.repr(value)[:100]

@@ -26,6 +26,8 @@ from dorefa_jax.kernels.program import Output
 
 FLOAT_ROUNDING = 4 * 2.0**-23
 """Relative rounding of a chain of a few float32 operations."""
+SMALLEST_NORMAL_KEY = int(np.finfo(np.float32).tiny.view(np.int32))
+"""The key of the smallest float above zero that XLA does not take for zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +193,8 @@ def _with_float_output(layer: Conv, keys: np.ndarray, levels: int) -> Conv:
 
 
 def _floats(keys: np.ndarray) -> np.ndarray:
-  """Thresholds as floats, infinite where out of reach."""
+  """Thresholds as floats, infinite where out of reach; none is denormal, as no sum is."""
+  keys = np.where((keys > 0) & (keys < SMALLEST_NORMAL_KEY), SMALLEST_NORMAL_KEY, keys)
   magnitude = np.abs(keys).clip(0, LARGEST_ORDERED).astype(np.int32).view(np.float32)
   finite = np.where(keys < 0, -magnitude, magnitude)
   return np.where(keys > LARGEST_ORDERED, np.inf, np.where(keys <= -LARGEST_ORDERED, -np.inf, finite)).astype(

@@ -157,7 +157,8 @@ def _edit_header(rng, header):
 
 def _edit_arrays(rng, header, arrays):
   index = rng.randrange(len(arrays))
-  spec = header["arrays"][index] if index < len(header["arrays"]) else None
+  specs = header.get("arrays")
+  spec = specs[index] if isinstance(specs, list) and index < len(specs) else None
   blob = bytearray(arrays[index])
   if isinstance(spec, dict) and spec.get("dtype") in ("float32", "int32") and len(blob) >= 4 and rng.random() < 0.7:
     values = np.frombuffer(bytes(blob[: len(blob) // 4 * 4]), "<i4").copy()
