@@ -11,10 +11,10 @@ import numpy as np
 from dorefa_jax.inference.flatten import Constant, Equation
 
 ELEMENTWISE = {
-  "abs", "add", "and", "clamp", "convert_element_type", "copy", "div", "dorefa_codes", "eq", "erf", "exp", "expm1",
-  "floor", "ceil", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
-  "mul", "ne", "neg", "not", "or", "pow", "round", "rsqrt", "select_n", "sign", "sqrt", "square", "stop_gradient",
-  "sub", "tanh",
+  "abs", "add", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "div", "dorefa_codes", "eq", "erf",
+  "erfc", "exp", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt",
+  "max", "min", "mul", "ne", "neg", "not", "or", "pow", "round", "rsqrt", "select_n", "sign", "sqrt", "square",
+  "stop_gradient", "sub", "tanh",
 }  # fmt: skip
 
 

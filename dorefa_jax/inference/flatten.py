@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, Primitive
 
 from dorefa_jax.marks import codes_p
@@ -17,6 +20,31 @@ CALLS = {
   "checkpoint", "remat", "remat2",
 }  # fmt: skip
 """Primitives whose meaning is the program inside."""
+
+
+def _split(x: jax.Array, *, sizes: Sequence[int], axis: int) -> list[jax.Array]:
+  ends = np.cumsum([0, *sizes]).tolist()
+  return [lax.slice_in_dim(x, start, stop, axis=axis) for start, stop in itertools.pairwise(ends)]
+
+
+def _unstack(x: jax.Array, *, axis: int) -> list[jax.Array]:
+  return [lax.squeeze(part, [axis]) for part in _split(x, sizes=[1] * x.shape[axis], axis=axis)]
+
+
+def _stack(*xs: jax.Array, axis: int) -> list[jax.Array]:
+  return [lax.concatenate([lax.expand_dims(x, [axis]) for x in xs], axis)]
+
+
+def _tile(x: jax.Array, *, reps: Sequence[int]) -> list[jax.Array]:
+  for axis, count in enumerate(reps):
+    x = lax.concatenate([x] * count, axis)
+  return [x]
+
+
+REWRITTEN: Mapping[str, Callable[..., Sequence[jax.Array]]] = {
+  "optimization_barrier": lambda *xs: xs, "split": _split, "stack": _stack, "tile": _tile, "unstack": _unstack,
+}  # fmt: skip
+"""Primitives that are other operations together; those with several results among them."""
 
 
 class FreezeError(ValueError):
@@ -87,8 +115,8 @@ def flatten(function: Callable[[jax.Array], jax.Array], input_shape: Sequence[in
     The equations.
 
   Raises:
-    FreezeError: control flow or another operation that depends on the images and has several
-      results, or a result that is no array of batch 1.
+    FreezeError: control flow or another operation that depends on the images and is none of a file's,
+      or a result that is no array of batch 1.
   """
   image = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
   closed, out_shape = jax.make_jaxpr(function, return_shape=True)(image)
@@ -113,7 +141,7 @@ class _Builder:
   def inline(self, closed: ClosedJaxpr, arguments: Sequence[int | Constant], layer: str) -> list[int | Constant]:
     jaxpr = closed.jaxpr
     values: dict[Any, int | Constant] = {}
-    values.update(zip(jaxpr.constvars, [Constant(np.asarray(const)) for const in closed.consts]))
+    values.update(zip(jaxpr.constvars, [Constant(_array(const)) for const in closed.consts]))
     values.update(zip(jaxpr.invars, arguments))
 
     def read(atom: Any) -> int | Constant:
@@ -136,14 +164,26 @@ class _Builder:
       return self.inline(params["branches"][int(inputs[0].value)], inputs[1:], layer)
     if all(isinstance(value, Constant) for value in inputs):
       return _fold(eqn, [value for value in inputs if isinstance(value, Constant)])
+    if name in REWRITTEN:
+      return self.rewrite(eqn, inputs, layer)
     if len(eqn.outvars) != 1:
       raise FreezeError(f"{layer or 'the model'}: operation '{name}' on activations cannot be frozen")
     aval = eqn.outvars[0].aval
+    if 0 in aval.shape:  # as padding by nothing leaves it
+      return [Constant(np.zeros(aval.shape, aval.dtype))]
+    if name == "concatenate":
+      inputs = [value for value in inputs if isinstance(value, int) or value.value.size]
     output = self.new_value()
     self.equations.append(
       Equation(eqn.primitive, params, tuple(inputs), output, tuple(aval.shape), np.dtype(aval.dtype), layer)
     )
     return [output]
+
+  def rewrite(self, eqn: Any, inputs: list[int | Constant], layer: str) -> list[int | Constant]:
+    """What a primitive gives as other operations, those on constants computed."""
+    function = functools.partial(REWRITTEN[eqn.primitive.name], **eqn.params)
+    closed = jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars])
+    return self.inline(closed, inputs, layer)
 
 
 def _inner(params: dict[str, Any]) -> ClosedJaxpr:
@@ -157,4 +197,9 @@ def _fold(eqn: Any, inputs: list[Constant]) -> list[int | Constant]:
   results = eqn.primitive.bind(*[constant.value for constant in inputs], **eqn.params)
   if not eqn.primitive.multiple_results:
     results = [results]
-  return [Constant(np.asarray(result)) for result in results]
+  return [Constant(_array(result)) for result in results]
+
+
+def _array(value: Any) -> Any:
+  """As NumPy has it, random keys apart, which it has not."""
+  return value if jax.dtypes.issubdtype(jax.numpy.result_type(value), jax.dtypes.prng_key) else np.asarray(value)

@@ -16,10 +16,10 @@ import numpy as np
 from jax import lax
 
 _UNARY: dict[str, Callable[..., jax.Array]] = {
-  "abs": jnp.abs, "ceil": jnp.ceil, "cos": jnp.cos, "erf": lax.erf, "exp": jnp.exp, "exp2": jnp.exp2,
-  "expm1": jnp.expm1, "floor": jnp.floor, "is_finite": jnp.isfinite, "log": jnp.log, "log1p": jnp.log1p,
-  "logistic": lax.logistic, "neg": jnp.negative, "not": jnp.logical_not, "rsqrt": lax.rsqrt, "sign": jnp.sign,
-  "sin": jnp.sin, "sqrt": jnp.sqrt, "square": jnp.square, "tanh": jnp.tanh,
+  "abs": jnp.abs, "cbrt": jnp.cbrt, "ceil": jnp.ceil, "cos": jnp.cos, "erf": lax.erf, "erfc": lax.erfc, "exp": jnp.exp,
+  "exp2": jnp.exp2, "expm1": jnp.expm1, "floor": jnp.floor, "is_finite": jnp.isfinite, "log": jnp.log,
+  "log1p": jnp.log1p, "logistic": lax.logistic, "neg": jnp.negative, "not": jnp.logical_not, "rsqrt": lax.rsqrt,
+  "sign": jnp.sign, "sin": jnp.sin, "sqrt": jnp.sqrt, "square": jnp.square, "tanh": jnp.tanh,
 }  # fmt: skip
 _BINARY: dict[str, Callable[..., jax.Array]] = {
   "add": lax.add, "and": lax.bitwise_and, "div": lax.div, "eq": lax.eq, "ge": lax.ge, "gt": lax.gt, "le": lax.le,
@@ -70,7 +70,10 @@ def _window(start: float, combine: Callable[..., jax.Array]) -> Callable[..., ja
 
 
 _WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
-_REDUCTIONS = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min, "reduce_prod": jnp.prod}
+_REDUCTIONS: dict[str, Callable[..., jax.Array]] = {
+  "reduce_and": jnp.all, "reduce_max": jnp.max, "reduce_min": jnp.min, "reduce_or": jnp.any, "reduce_prod": jnp.prod,
+  "reduce_sum": jnp.sum,
+}  # fmt: skip
 
 FLOAT_OPS: Mapping[str, FloatOp] = {
   **{name: FloatOp(lambda x, f=function: f(x)) for name, function in _UNARY.items()},
@@ -80,6 +83,9 @@ FLOAT_OPS: Mapping[str, FloatOp] = {
   },
   "argmax": FloatOp(
     lambda x, *, axes, index_dtype: lax.argmax(x, axes[0], jnp.dtype(index_dtype)), ("axes", "index_dtype")
+  ),
+  "argmin": FloatOp(
+    lambda x, *, axes, index_dtype: lax.argmin(x, axes[0], jnp.dtype(index_dtype)), ("axes", "index_dtype")
   ),
   "broadcast_in_dim": FloatOp(lax.broadcast_in_dim, ("shape", "broadcast_dimensions")),
   "clamp": FloatOp(lax.clamp),

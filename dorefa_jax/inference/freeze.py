@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 from flax import nnx
+from flax.errors import FlaxError
 
 from dorefa_jax.bits import BitWidths, check_bit_widths
 from dorefa_jax.inference.check import check_graph
@@ -18,6 +20,12 @@ from dorefa_jax.inference.graph import Segment
 from dorefa_jax.inference.packed import PackedModel
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.models.svhn import MIN_IMAGE_SIZE, SvhnConvNet
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+EVALUATION_FLAGS = {
+  "deterministic": True, "is_training": False, "train": False, "training": False, "use_running_average": True,
+}  # fmt: skip
+"""Arguments of a model's call that choose evaluation, and their values there."""
 
 
 def freeze(
@@ -39,13 +47,15 @@ def freeze(
     model: of linen or nnx, or a function of images.
     variables: of a linen model; None for the others.
     bits: W and A, 1 to 8, for models that take them in a call; static.
-    input_shape: of an image, [height, width, channels] or [features]; `SvhnConvNet` needs none.
+    input_shape: of an image without a batch axis, [height, width, channels] or [features];
+      `SvhnConvNet` for 40x40 images needs none.
 
   Returns:
     The packed model, whose predictions are the model's in evaluation.
 
   Raises:
-    ValueError: the model cannot be packed; the message names the operation and the layer.
+    ValueError: the model cannot be packed, and the message names the operation and the layer; or the
+      variables, the input shape or the call's arguments do not fit it.
 
   Example:
     >>> import jax, jax.numpy as jnp, dorefa_jax as dorefa
@@ -64,14 +74,15 @@ def freeze(
       raise ValueError("a frozen model has static bit widths: pass Python integers")
     if max(bits.weights, bits.activations) > MAX_BITS:
       raise ValueError(f"packed models have weights and activations of 1 to {MAX_BITS} bits, got {bits}")
+  if isinstance(model, nn.Module):
+    _check_variables(variables)
+  elif variables is not None:
+    raise ValueError("only linen models have variables apart from themselves: pass None")
   if input_shape is None:
     if not isinstance(model, SvhnConvNet):
       raise ValueError("freeze needs input_shape, the shape of an image without a batch axis, such as (32, 32, 3)")
-    channels = variables["params"]["conv0"]["kernel"].shape[2]
-    input_shape = (MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels)
-  input_shape = tuple(input_shape)
-  if not input_shape or not all(isinstance(size, int) and size > 0 for size in input_shape):
-    raise ValueError(f"input_shape must be positive integers, such as (32, 32, 3), got {input_shape}")
+    input_shape = _svhn_input_shape(variables["params"])
+  input_shape = _sizes(input_shape)
   graph = compile_graph(flatten(_evaluation(model, variables, bits), input_shape))
   check_graph(graph)
   if not any(isinstance(node, Segment) for node in graph.nodes):
@@ -79,22 +90,93 @@ def freeze(
   return PackedModel(graph)
 
 
+def _sizes(input_shape: Any) -> tuple[int, ...]:
+  """A shape as Python integers."""
+  try:
+    sizes = tuple(operator.index(size) for size in input_shape if not isinstance(size, bool))
+    is_right = 0 < len(sizes) == len(tuple(input_shape)) and min(sizes) > 0
+  except TypeError:
+    is_right = False
+  if not is_right:
+    raise ValueError(f"input_shape must be positive integers, such as (32, 32, 3), got {input_shape!r}")
+  return sizes
+
+
+def _check_variables(variables: Any) -> None:
+  if variables is None:
+    raise ValueError("freeze needs the variables of a linen model: what model.init returns, or training leaves")
+  if not isinstance(variables, Mapping) or "params" not in variables:
+    got = (
+      f"the keys {', '.join(map(str, list(variables)[:8]))}" if isinstance(variables, Mapping) else repr(variables)[:80]
+    )
+    raise ValueError(f"variables must be a dict with the key 'params', as model.init returns, got {got}")
+
+
+def _svhn_input_shape(params: Any) -> tuple[int, ...]:
+  """The one image size that the parameters of a `SvhnConvNet` fit."""
+  try:
+    channels = params["conv0"]["kernel"].shape[2]
+    positions = params["fc"]["kernel"].shape[0] // params["conv6"]["kernel"].shape[3]
+  except (KeyError, TypeError) as error:
+    raise ValueError(
+      f"the variables are not a SvhnConvNet's: params has no {error}, only {', '.join(map(str, list(params)[:20]))}"
+    ) from error
+  if positions != 1:  # several sizes leave as many positions, and images need not be square
+    raise ValueError(
+      f"the model was initialized with images larger than {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}: pass their shape as "
+      f"input_shape, such as ({MIN_IMAGE_SIZE + 8}, {MIN_IMAGE_SIZE + 8}, {channels})"
+    )
+  return MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels
+
+
 def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[[jax.Array], jax.Array]:
   """The model in evaluation as a function of images."""
-  call = model.__call__ if isinstance(model, nn.Module | nnx.Module) else model
   options: dict[str, Any] = {} if bits is None else {"bits": bits}
-  if isinstance(model, nn.Module):
-    if variables is None:
-      raise ValueError("freeze needs the variables of a linen model")
-    if "train" in inspect.signature(call).parameters:
-      options["train"] = False
-    return lambda images: model.apply(variables, images, **options)
-  if variables is not None:
-    raise ValueError("only linen models have variables apart from themselves: pass None")
+  if not isinstance(model, nn.Module | nnx.Module):
+    return lambda images: model(images, **options)
+  options |= _evaluation_flags(model)
   if isinstance(model, nnx.Module):
     model = nnx.merge(*nnx.split(model))  # a copy: the user's own stays in training
     model.eval()
-  return lambda images: model(images, **options)
+    return lambda images: model(images, **options)
+
+  def evaluate(images: jax.Array) -> jax.Array:
+    try:
+      return model.apply(variables, images, **options)
+    except FlaxError as error:
+      reason = " ".join(str(error).partition(" (https:")[0].split())
+      raise ValueError(
+        f"the model does not run in evaluation with variables of {', '.join(map(str, variables))} and images of shape "
+        f"{images.shape[1:]}: {reason} If it needs to be told that it is not in training, {WAY_OUT}"
+      ) from error
+
+  return evaluate
+
+
+WAY_OUT = (
+  "freeze a function: freeze(lambda images: model.apply(variables, images, training=False), input_shape=...), "
+  "with the model's own arguments"
+)
+"""For models whose call takes more than images, bit widths and a known flag."""
+
+
+def _evaluation_flags(model: Any) -> dict[str, bool]:
+  """The arguments of a model's call that put it in evaluation.
+
+  Raises:
+    ValueError: the call needs another argument.
+  """
+  flags: dict[str, bool] = {}
+  _, *others = inspect.signature(model.__call__).parameters.values()
+  for parameter in others:
+    if parameter.name in EVALUATION_FLAGS:
+      if vars(model).get(parameter.name) is None:  # flax refuses a flag that the module has already
+        flags[parameter.name] = EVALUATION_FLAGS[parameter.name]
+      continue
+    is_needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+    if is_needed and parameter.name != "bits":
+      raise ValueError(f"the model's call needs the argument {parameter.name!r}, which freeze does not know; {WAY_OUT}")
+  return flags
 
 
 __all__ = ["FreezeError", "freeze"]

@@ -6,12 +6,13 @@ import errno
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.inference.graph import Conv, Graph, Segment
+from dorefa_jax.inference.graph import Conv, Graph, Layer, Segment
 from dorefa_jax.inference.runtime import run_graph
 from dorefa_jax.kernels.cpu import available
 
@@ -33,6 +34,32 @@ class PackedModel:
     self._graph = graph
     self._run = jax.jit(functools.partial(run_graph, graph), static_argnames="path")
 
+  def __repr__(self) -> str:
+    """The input's shape, the layers with weights, their bit widths and bytes."""
+    layers = [layer for layer in self._layers() if isinstance(layer, Conv)]
+    bits = sorted({f"W{layer.weight_bits}A{layer.activation_bits}" for layer in layers if layer.weight_bits})
+    return (
+      f"PackedModel(input_shape={self.input_shape}, layers={len(layers)}, bits={'+'.join(bits)}, "
+      f"weight_bytes={self.weight_bytes})"
+    )
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Pickles as the file that `save` writes."""
+    from dorefa_jax.inference.file import encode_graph
+
+    return _unpickle, (encode_graph(self._graph),)
+
+  def __copy__(self) -> PackedModel:
+    """Another model of the same graph, which never changes."""
+    return PackedModel(self._graph)
+
+  def __deepcopy__(self, memo: dict[int, Any]) -> PackedModel:
+    """The same as a copy."""
+    return PackedModel(self._graph)
+
+  def _layers(self) -> list[Layer]:
+    return [layer for node in self._graph.nodes if isinstance(node, Segment) for layer in node.layers]
+
   @property
   def graph(self) -> Graph:
     """What the model is made of."""
@@ -47,7 +74,7 @@ class PackedModel:
     """Applies the model.
 
     Args:
-      images: floating [batch, *input_shape].
+      images: floating [batch, *input_shape], in [0, 1] where the model was trained on such.
       path: of the kernels, instead of the available one: see `dorefa_jax.kernels.available`.
 
     Returns:
@@ -57,9 +84,14 @@ class PackedModel:
       ValueError: images of another shape or dtype.
     """
     images = jnp.asarray(images)
-    if images.shape[1:] != self.input_shape or images.ndim == 0 or not jnp.issubdtype(images.dtype, jnp.floating):
+    is_floating = jnp.issubdtype(images.dtype, jnp.floating)
+    if images.shape[1:] != self.input_shape or images.ndim == 0 or not is_floating:
+      hint = "" if is_floating else "; pixels of uint8 are divided by 256"
+      if images.shape == self.input_shape:
+        hint += "; one image is a batch of one, images[None]"
       raise ValueError(
-        f"images must be floating [batch, {', '.join(map(str, self.input_shape))}], got {images.dtype} {images.shape}"
+        f"images must be floating [batch, {', '.join(map(str, self.input_shape))}], with values in [0, 1], "
+        f"got {images.dtype} {list(images.shape)}{hint}"
       )
     return self._run(images.astype(jnp.float32), path=available().path if path is None else path)
 
@@ -123,3 +155,9 @@ class PackedModel:
       else:
         bits += sum(32 * value.size for value in node.inputs if isinstance(value, np.ndarray))
     return -(-bits // 8)
+
+
+def _unpickle(data: bytes) -> PackedModel:
+  from dorefa_jax.inference.file import decode_graph
+
+  return PackedModel(decode_graph(data))

@@ -1,8 +1,10 @@
 """The file of a packed model: round trips, and hostile bytes."""
 
+import copy
 import dataclasses
 import hashlib
 import json
+import pickle
 import struct
 import zlib
 
@@ -44,6 +46,38 @@ def joined(text, blobs, version=1):
   text = zlib.compress(text)
   body = file.MAGIC + struct.pack("<II", version, len(text)) + text + blobs
   return body + hashlib.sha256(body).digest()
+
+
+def test_copies_and_pickles_are_the_same(packed, data):
+  for again in (pickle.loads(pickle.dumps(packed)), copy.copy(packed), copy.deepcopy(packed)):
+    assert file.encode_graph(again.graph) == data
+  assert len(pickle.dumps(packed)) < len(data) + 200
+  damaged = pickle.dumps(packed).replace(data[200:210], b"0123456789")
+  with pytest.raises(ValueError, match="damaged"):
+    pickle.loads(damaged)
+
+
+def test_a_model_is_described(packed):
+  text = f"PackedModel(input_shape=(40, 40, 3), layers=7, bits=W1A2, weight_bytes={packed.weight_bytes})"
+  assert repr(packed) == text
+
+
+@pytest.mark.parametrize(
+  ("x", "hint"),
+  [
+    (np.zeros((2, 40, 40, 3), np.uint8), r"got uint8 \[2, 40, 40, 3\]; pixels of uint8 are divided by 256"),
+    (np.zeros((40, 40, 3), np.float32), r"a batch of one, images\[None\]"),
+    (np.zeros((1, 32, 32, 3), np.float32), r"floating \[batch, 40, 40, 3\], with values in \[0, 1\], got float32"),
+  ],
+)
+def test_images_of_another_kind_are_refused(packed, x, hint):
+  with pytest.raises(ValueError, match=hint):
+    packed(x)
+
+
+def test_endless_files_are_not_read():
+  with pytest.raises(ValueError, match="no packed model"):
+    dorefa.load("/dev/zero")
 
 
 def test_a_saved_model_is_the_same(packed, tmp_path):

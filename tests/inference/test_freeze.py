@@ -292,6 +292,48 @@ def test_a_chain_that_turns_within_few_of_many_sums_is_no_chain():
   check(packed, expected, x, tolerance=1e-4)
 
 
+@pytest.mark.parametrize(
+  "function",
+  [
+    lambda x: jnp.concatenate(jnp.split(x, [3, 7], -1)[::-1], -1),
+    lambda x: jnp.concatenate(jnp.array_split(x, 3, -1)[::-1], -1),
+    lambda x: sum(jnp.unstack(x, axis=1)),
+    nn.glu,
+    lambda x: jax.lax.optimization_barrier((x, 2 * x))[1],
+    lambda x: jnp.stack([x, 2 * x], 1),
+    lambda x: jnp.tile(x, (1, 1, 2)),
+    lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 0)), mode="edge"),
+    lambda x: nn.gelu(x, approximate=False),
+    lambda x: jnp.where(jnp.any(x > 1, -1, keepdims=True), x, -x),
+    lambda x: jax.nn.one_hot(jnp.argmin(x, -1), 12),
+  ],
+)
+def test_operations_that_are_others_together(function):
+  packed, expected, x = freeze_chain(lambda: [nn.Dense(12), function, emulated(4)], (4, 12))
+  check(packed, expected, x, tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [
+    lambda x: nn.MultiHeadDotProductAttention(4, deterministic=True)(x, x),
+    lambda x: nn.DenseGeneral(16, axis=(-2, -1))(x),
+    lambda x: nn.DenseGeneral((4, 3), axis=-1)(x),
+  ],
+)
+def test_float_products_over_several_axes(layer):
+  def layers():
+    return [emulated(16), nn.BatchNorm(use_running_average=True), nn.sigmoid, layer, dorefa.bound, emulated(4)]
+
+  packed, expected, x = freeze_chain(layers, (4, 8))
+  check(packed, expected, x, tolerance=1e-4)
+
+
+def test_operations_on_random_keys_are_refused_by_name():
+  with pytest.raises(dorefa.FreezeError, match="operation 'scan' on activations"):
+    freeze_chain(lambda: [emulated(12), nn.RNN(nn.SimpleCell(8)), emulated(4)], (4, 12))
+
+
 def test_a_reshape_that_transposes_is_refused():
   def turned(x):
     return jax.lax.reshape(x, (x.shape[0], 4 * 4 * 16), (0, 3, 1, 2))
@@ -375,6 +417,81 @@ def test_bad_arguments_are_refused(arguments, message):
   variables = arguments.pop("variables", model.init(jax.random.key(0), jnp.zeros((1, 4))))
   with pytest.raises(ValueError, match=message):
     dorefa.freeze(model, variables, **arguments)
+
+
+def svhn_variables(size):
+  model = dorefa.models.SvhnConvNet(width=0.125)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+  return model, jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1, leaf.dtype), shapes)
+
+
+def test_images_of_another_size():
+  model, variables = svhn_variables(48)
+  with pytest.raises(ValueError, match=r"larger than 40x40: pass their shape as input_shape, such as \(48, 48, 3\)"):
+    dorefa.freeze(model, variables, bits=BITS)
+  assert dorefa.freeze(model, variables, bits=BITS, input_shape=(48, 48, 3)).input_shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda v: None, "needs the variables"),
+    (lambda v: v["params"], "with the key 'params', as model.init returns, got the keys bn1, bn2"),
+    (lambda v: {"params": {"layer": 1}}, "params has no 'conv0', only layer"),
+    (lambda v: {"params": v["params"]}, '"mean" from collection "batch_stats" in "/bn1"'),
+    (lambda v: 3, "must be a dict"),
+  ],
+)
+def test_variables_that_are_not_the_models_are_refused(change, message):
+  model, variables = svhn_variables(40)
+  with pytest.raises(ValueError, match=message):
+    dorefa.freeze(model, change(variables), bits=BITS)
+
+
+@pytest.mark.parametrize("input_shape", [np.array([16]), (np.int64(16),), [16]])
+def test_shapes_of_other_integers(input_shape):
+  layer = dorefa.linen.Dense(3, bits=BITS)
+  variables = layer.init(jax.random.key(0), jnp.zeros((1, 16)))
+  assert dorefa.freeze(layer, variables, input_shape=input_shape).input_shape == (16,)
+
+
+class Flagged(nn.Module):
+  """Dropout that a flag of some name turns off; the call's other arguments are the test's."""
+
+  flag: str
+
+  @nn.compact
+  def __call__(self, x, *, off):
+    return dorefa.linen.Dense(4, bits=BITS)(nn.Dropout(0.5, deterministic=off)(x))
+
+
+@pytest.mark.parametrize("flag", ["train", "training", "is_training", "deterministic"])
+def test_flags_of_evaluation(flag):
+  is_deterministic = flag == "deterministic"
+  code = f"""
+class Model(Flagged):
+  def __call__(self, x, {flag}={not is_deterministic}):
+    return super().__call__(x, off={flag if is_deterministic else "not " + flag})
+"""
+  scope = {"Flagged": Flagged}
+  exec(code, scope)
+  model = scope["Model"](flag)
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 16)), **{flag: is_deterministic})
+  assert dorefa.freeze(model, variables, input_shape=(16,)).input_shape == (16,)
+
+
+def test_other_arguments_of_a_call_are_named():
+  model = Flagged("off")
+  variables = model.init(jax.random.key(0), jnp.zeros((1, 16)), off=True)
+  with pytest.raises(ValueError, match=r"needs the argument 'off'.*freeze\(lambda images: model.apply"):
+    dorefa.freeze(model, variables, input_shape=(16,))
+
+  class InTraining(Flagged):
+    def __call__(self, x, off=False):
+      return super().__call__(x, off=off)
+
+  with pytest.raises(ValueError, match=r"needs PRNG.*freeze\(lambda images: model.apply"):
+    dorefa.freeze(InTraining("off"), variables, input_shape=(16,))
 
 
 @pytest.mark.parametrize("x", [jnp.zeros((2, 5)), jnp.zeros((4,)), jnp.zeros((2, 4), jnp.int32)])
