@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -165,7 +166,9 @@ def summary(
 
   Args:
     model: a `flax.linen` module, called as `model(inputs)`.
-    input_shape: shape of its float32 input, batch on axis 0.
+    input_shape: shape of its float32 input with the batch on axis 0, `images.shape`; the batch's size
+      changes nothing. Where the rank of a layer's input tells that this is the shape of one example, which is
+      what `freeze` takes, it counts as a batch of one.
     bits: passed to the model's call where given; else the layers run with their own.
     **call_options: passed to the model's call.
 
@@ -174,6 +177,7 @@ def summary(
 
   Raises:
     TypeError: `model` is not a linen module.
+    ValueError: input_shape is empty, or a layer's input has no batch axis, or one that the batch does not divide.
 
   Example:
     >>> from dorefa_jax.models import SvhnConvNet
@@ -185,12 +189,24 @@ def summary(
     raise TypeError(f"summary takes a flax.linen module, got {type(model).__name__}")
   if bits is not None:
     call_options["bits"] = bits
+  shape = tuple(map(operator.index, input_shape))
+  if not shape or min(shape) < 1:
+    raise ValueError(f"input_shape must be positive sizes with the batch first, such as (1, 32, 32, 3), got {shape}")
+  try:
+    return _summary(model, shape, call_options)
+  except _NoBatchAxisError:
+    return _summary(model, (1, *shape), call_options)
+
+
+def _summary(model: nn.Module, input_shape: tuple[int, ...], call_options: dict[str, Any]) -> Summary:
   calls: list[_Call] = []
 
   def record(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-    output = next_call(*args, **kwargs)
     layer = context.module
     is_layer = isinstance(layer, (nn.Conv, nn.Dense)) and context.method_name == "__call__"
+    if is_layer:
+      _check_batch_axis(layer, args[0].shape, input_shape)
+    output = next_call(*args, **kwargs)
     if is_layer:
       # A quantized layer builds flax's own in its scope, whose call is part of its own.
       if calls and calls[-1].output is output:
@@ -198,10 +214,14 @@ def summary(
       calls.append(_Call(layer.path, _kernel_axes(layer), _bits_of_call(layer, kwargs), args[0], output))
     return output
 
-  inputs = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+  inputs = jax.ShapeDtypeStruct(input_shape, jnp.float32)
   with nn.intercept_methods(record):
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, **call_options), inputs)
   return _totals([_layer_cost(call, variables, input_shape[0]) for call in calls], variables)
+
+
+class _NoBatchAxisError(ValueError):
+  """A layer's input has as many axes as one example."""
 
 
 class _Call(NamedTuple):
@@ -210,6 +230,21 @@ class _Call(NamedTuple):
   bits: BitWidths
   inputs: Any
   output: Any
+
+
+def _check_batch_axis(layer: nn.Module, shape: tuple[int, ...], input_shape: tuple[int, ...]) -> None:
+  """Raises ValueError where a layer takes a single example, as flax's layers may, or not the batch's."""
+  name = "/".join(layer.path) or type(layer).__name__
+  axes = _kernel_axes(layer)
+  if len(shape) < axes:
+    raise _NoBatchAxisError(
+      f"layer {name}: its input {shape} has no batch axis; input_shape is the shape of a batch, such as "
+      f"{(1, *input_shape)}, got {input_shape}"
+    )
+  if math.prod(shape) % input_shape[0]:
+    raise ValueError(
+      f"layer {name}: its input {shape} is not of {input_shape[0]} examples, the first axis of {input_shape}"
+    )
 
 
 def _kernel_axes(layer: nn.Conv | nn.Dense) -> int:

@@ -101,3 +101,48 @@ def test_summary_refuses_layers_it_would_miscount():
 def test_summary_refuses_what_what_is_no_linen_module():
   with pytest.raises(TypeError, match=r"flax\.linen module, got int"):
     dorefa.summary(3, (1, 4))
+
+
+@pytest.mark.parametrize(
+  ("layer", "shape", "macs"),
+  [
+    (dorefa.linen.Conv(8, (3, 3)), (8, 8, 3), 13824),
+    (nn.Conv(8, (3,)), (8, 3), 8 * 8 * 3 * 3),
+    (dorefa.linen.Dense(8), (8,), 64),
+    (nn.Sequential([nn.Conv(8, (3, 3)), nn.Conv(4, (1, 1))]), (8, 8, 3), 13824 + 64 * 8 * 4),
+  ],
+)
+def test_summary_of_one_example_without_a_batch_axis(layer, shape, macs):
+  assert dorefa.summary(layer, shape).macs == dorefa.summary(layer, (4, *shape)).macs == macs
+
+
+def test_summary_refuses_layers_that_never_see_a_batch():
+  class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.Dense(4)(x.reshape(-1))
+
+  with pytest.raises(ValueError, match=r"Dense_0: its input \(8,\) has no batch axis"):
+    dorefa.summary(Flat(), (2, 4))
+
+
+def test_summary_refuses_layers_of_other_batches():
+  class Constant(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return x + nn.Dense(4)(jax.numpy.ones((1, 3)))
+
+  with pytest.raises(ValueError, match=r"Dense_0: its input \(1, 3\) is not of 2 examples"):
+    dorefa.summary(Constant(), (2, 4))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (-1, 4)])
+def test_summary_refuses_empty_shapes(shape):
+  with pytest.raises(ValueError, match="positive sizes with the batch first"):
+    dorefa.summary(nn.Dense(3), shape)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_summary_is_of_one_example(batch):
+  table = dorefa.summary(dorefa.linen.Conv(8, (3, 3)), (batch, 8, 8, 3))
+  assert (table.macs, table.layers[0].output_shape) == (13824, (8, 8, 8))
