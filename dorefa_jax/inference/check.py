@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.inference.demand import Demand, node_demand, segment_demand
+from dorefa_jax.inference.demand import Demand, operation_demand, segment_demand
 from dorefa_jax.inference.float_ops import FLOAT_OPS, VALUE_DTYPES, is_dtype_parameter
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
 from dorefa_jax.inference.limits import (
@@ -62,9 +62,8 @@ def check_graph(graph: Graph) -> None:
       demand += segment_demand(node)
     else:
       operands = [shapes[value] if isinstance(value, int) else value for value in node.inputs]
-      result = _check_float_node(node, operands, f"{place}, {node.name!r},")
-      shapes[node.output] = result
-      demand += node_demand(node, [operand.shape for operand in operands], result.shape)
+      shapes[node.output], needed = _check_float_node(node, operands, f"{place}, {node.name!r},")
+      demand += needed
     demand.check(place)
   if graph.output not in shapes:
     raise ValueError(f"the result, value {graph.output}, is never made")
@@ -184,8 +183,8 @@ def _window_shape(
 
 def _check_float_node(
   node: FloatNode, operands: Sequence[jax.ShapeDtypeStruct | np.ndarray], place: str
-) -> jax.ShapeDtypeStruct:
-  """The result of a float operation."""
+) -> tuple[jax.ShapeDtypeStruct, Demand]:
+  """The result of a float operation, and what it needs."""
   if node.name not in FLOAT_OPS:
     raise ValueError(f"{place[:200]} is an unknown operation")
   if set(node.parameters) != set(FLOAT_OPS[node.name].parameters):
@@ -196,11 +195,11 @@ def _check_float_node(
   is_constant = tuple(isinstance(operand, np.ndarray) for operand in operands)
   signature = tuple((operand.shape, operand.dtype.name) for operand in operands)
   try:
-    result = _result(node.name, tuple(node.parameters.items()), signature, is_constant)
+    result, demand = _result(node.name, tuple(node.parameters.items()), signature, is_constant)
   except Exception as error:
     raise ValueError(f"{place} does not fit its operands: {' '.join(str(error).split())[:300]}") from error
   _check_size(result.shape, place)
-  return result
+  return result, demand
 
 
 @functools.lru_cache(maxsize=4096)  # tracing takes half a millisecond, and networks repeat their blocks
@@ -209,8 +208,8 @@ def _result(
   parameters: tuple[tuple[str, Any], ...],
   signature: tuple[tuple[tuple[int, ...], str], ...],
   is_constant: tuple[bool, ...],
-) -> jax.ShapeDtypeStruct:
-  """What an operation gives for an image, by tracing it on a batch of two."""
+) -> tuple[jax.ShapeDtypeStruct, Demand]:
+  """What an operation gives for an image, by tracing it on a batch of two, and what it needs."""
   structs = [
     jax.ShapeDtypeStruct(shape if constant else (2, *shape), jnp.dtype(dtype))
     for (shape, dtype), constant in zip(signature, is_constant)
@@ -220,7 +219,8 @@ def _result(
     result = jax.eval_shape(lambda *operands: apply_operation(name, dict(parameters), operands, is_constant), *structs)
   if not isinstance(result, jax.ShapeDtypeStruct) or result.dtype.name not in VALUE_DTYPES:
     raise ValueError(f"its result is no array of {', '.join(sorted(VALUE_DTYPES))}")
-  return jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+  demand = operation_demand(name, dict(parameters), [shape for shape, _ in signature], result.shape[1:])
+  return jax.ShapeDtypeStruct(result.shape[1:], result.dtype), demand
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dorefa_jax.inference.graph import Conv, FloatNode, Segment
+from dorefa_jax.inference.graph import Conv, Segment
 from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_PANELS, MAX_WORK
 from dorefa_jax.kernels.packing import MAX_BITS, PANEL_CHANNELS, TABLE_CHANNELS, Format, padded_outputs, weight_words
 from dorefa_jax.kernels.program import Kind, Op
@@ -72,11 +73,13 @@ def segment_demand(segment: Segment) -> Demand:
   return Demand(work, max(in_xla, *kernels), panels)
 
 
-def node_demand(node: FloatNode, inputs: Sequence[tuple[int, ...]], result: tuple[int, ...]) -> Demand:
+def operation_demand(
+  name: str, parameters: Mapping[str, Any], inputs: Sequence[tuple[int, ...]], result: tuple[int, ...]
+) -> Demand:
   """What a float operation needs.
 
   Args:
-    node: whose parameters fit its operands.
+    name, parameters: of the operation, which fit its operands.
     inputs: shapes of its operands, constants included.
     result: shape of its result.
 
@@ -84,10 +87,10 @@ def node_demand(node: FloatNode, inputs: Sequence[tuple[int, ...]], result: tupl
     The demand.
   """
   sizes = [math.prod(shape) for shape in inputs]
-  inner, elements, parameters = 1, math.prod(result), node.parameters
-  if node.name == "dot_general":
+  inner, elements = 1, math.prod(result)
+  if name == "dot_general":
     inner = math.prod(inputs[0][axis] for axis in parameters["dimension_numbers"][0][0])
-  elif node.name == "conv_general_dilated":
+  elif name == "conv_general_dilated":
     x_spec, w_spec, _ = parameters["dimension_numbers"]
     inner = sizes[1] // max(1, inputs[1][w_spec[0]])
     spatial = [inputs[0][axis] for axis in x_spec[2:]]
@@ -97,7 +100,7 @@ def node_demand(node: FloatNode, inputs: Sequence[tuple[int, ...]], result: tupl
   elif "window_dimensions" in parameters:
     inner = math.prod(parameters["window_dimensions"])
     elements += _spread(inputs[0], parameters["padding"], parameters["base_dilation"])
-  elif node.name == "integer_pow":
+  elif name == "integer_pow":
     inner = 2 * abs(parameters["y"]).bit_length() + 1
   return Demand(math.prod(result) * inner + sum(sizes), elements)
 
@@ -148,4 +151,4 @@ def _scratch_words(ops: list[Op]) -> int:
   return words + math.prod(ops[-1].out_shape)
 
 
-__all__ = ["Demand", "node_demand", "segment_demand"]
+__all__ = ["Demand", "operation_demand", "segment_demand"]

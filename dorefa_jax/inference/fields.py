@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from dorefa_jax.inference.limits import MAX_RANK, header_limit
+from dorefa_jax.inference.limits import MAX_NAME, MAX_RANK, header_limit
 
 MAX_DEPTH = 4
 """Of lists in a parameter: dimension numbers of dot products have 3."""
@@ -45,6 +45,16 @@ def read_header(deflated: bytes) -> dict[str, Any]:
   return record(header, ("input_shape", "output", "nodes", "arrays", "notes"))
 
 
+def printable(value: str) -> str:
+  """Text as a header may have it.
+
+  Example:
+    >>> printable("two\\nlines")
+    'two?lines'
+  """
+  return "".join(letter if letter.isprintable() else "?" for letter in value[:MAX_NAME])
+
+
 def record(value: Any, keys: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:
   """An object with these keys and no others.
 
@@ -65,8 +75,8 @@ def integer(value: Any, low: int, high: int = 2**31 - 1) -> int:
 
 
 def text(value: Any) -> str:
-  """Text that can be printed."""
-  if not isinstance(value, str) or not value.isprintable():
+  """Text that can be printed in a line."""
+  if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_NAME:
     raise ValueError(f"the header is damaged: a name is {_shown(value)}")
   return value
 

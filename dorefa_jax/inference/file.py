@@ -34,7 +34,18 @@ from typing import Any
 import numpy as np
 
 from dorefa_jax.inference.check import LAYER_OUTPUTS, check_graph
-from dorefa_jax.inference.fields import flag, integer, items, pair, parameter, read_header, record, shape, text
+from dorefa_jax.inference.fields import (
+  flag,
+  integer,
+  items,
+  pair,
+  parameter,
+  printable,
+  read_header,
+  record,
+  shape,
+  text,
+)
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
 from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_HEADER, header_limit
 from dorefa_jax.inference.packed import PackedModel
@@ -94,7 +105,7 @@ def encode_graph(graph: Graph) -> bytes:
     "output": graph.output,
     "nodes": nodes,
     "arrays": arrays,
-    "notes": graph.notes,
+    "notes": {printable(name): printable(note) for name, note in graph.notes.items()},
   }
   raw = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
   if len(raw) > MAX_HEADER:
@@ -208,7 +219,7 @@ def _encode_segment(segment: Segment, put: Any) -> dict[str, Any]:
       continue
     layers.append(
       {
-        "name": layer.name,
+        "name": printable(layer.name),
         "weights": put(layer.weights, layer.weight_bits),
         "activation_bits": layer.activation_bits,
         "strides": layer.strides,

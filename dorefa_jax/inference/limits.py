@@ -22,6 +22,8 @@ MAX_OPERANDS = 4 * MAX_OPERATIONS
 MAX_RANK = 16
 """Axes of an array, and numbers in a list of a parameter; layers need 8 at most."""
 
+MAX_NAME = 500
+"""Characters of a layer's name or a note, which messages and tables repeat; longer ones are cut when they are saved."""
 MAX_HEADER = 1 << 20
 """Bytes of the inflated header: 512 for each of `MAX_OPERATIONS`, three times what they need."""
 HEADER_BASE, HEADER_FACTOR = 1 << 16, 64

@@ -166,3 +166,11 @@ def test_parameters_that_paths_would_read_differently_are_refused(change, messag
   check_graph(graph([first, pool, second], (6, 6, 3), (2, 2, 4)))
   with pytest.raises(ValueError, match=message):
     check_graph(graph([dataclasses.replace(first, **change), pool, second], (6, 6, 3), (2, 2, 4)))
+
+
+def test_names_that_cannot_be_loaded_are_changed_when_they_are_saved():
+  layer = dataclasses.replace(conv((1, 1, 4, 4)), name="a\n\ud800" + "b" * 1000)
+  some = dataclasses.replace(graph([layer], (1, 1, 4), (1, 1, 4)), notes={"a\nb": "c\td"})
+  loaded = file.decode_graph(file.encode_graph(some))
+  assert loaded.nodes[0].layers[0].name == "a??" + "b" * 497
+  assert loaded.notes == {"a?b": "c?d"}
