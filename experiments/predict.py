@@ -15,10 +15,16 @@ import dorefa_jax
 from experiments.cli import new_flags, parse
 from experiments.data.images import resize, to_unit
 from experiments.errors import UsageError, one_line_errors
+from experiments.paths import PathError, expand
 
 SHOWN = 3
-WORDS = "MODEL.dorefa PICTURE [PICTURE ...]"
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 16_000_000
+"""Of a picture: reading and resizing it took up to 22 bytes for each, which is 350 MB."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What pictures of digits come in. Pillow reads many others, some of which (EPS) by running another program."""
+WORDS = f"MODEL.dorefa PICTURE [PICTURE ...]   ({', '.join(FORMATS)}; up to {MAX_PIXELS:,} pixels)"
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc")
+"""What XLA, and the kernels below it, say where memory ends."""
 
 
 @one_line_errors
@@ -35,21 +41,43 @@ def main(argv: Sequence[str] | None = None) -> int:
   if len(line.words) < 2:
     raise UsageError(f"needs a model and at least one picture: {WORDS} (see --help)")
   model, *images = line.words
-  packed = _load(model)
+  try:
+    _predict(model, images)
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
+      raise
+    raise UsageError(f"there is not enough memory to run {model} on {len(images)} pictures") from error
+  return 0
+
+
+def _predict(model: str, images: Sequence[str]) -> None:
+  packed = _load(_expanded(model))
   if len(packed.input_shape) != 3 or packed.input_shape[0] != packed.input_shape[1]:
     raise UsageError(f"{model} takes inputs of shape {packed.input_shape}, no square pictures")
   size, _, channels = packed.input_shape
   if channels not in (1, 3):
     raise UsageError(f"{model} takes pictures of {channels} channels, not of 1 or 3")
-  pictures = [read_picture(pathlib.Path(name), channels) for name in images]
+  # All pictures are read before the first is classified, so that a wrong name is an error and not a cut-off list.
+  pictures = [np.asarray(_to_size(read_picture(_expanded(name), channels), size)) for name in images]
   for name, picture in zip(images, pictures):
-    logits = packed(to_unit(resize(jnp.asarray(picture)[None], size)))[0]
+    logits = packed(to_unit(jnp.asarray(picture)))[0]
     if logits.ndim != 1:
       raise UsageError(f"{model} gives an array of shape {logits.shape} for a picture, not one number a class")
     probabilities = np.asarray(jax.nn.softmax(logits))
     best = np.argsort(-probabilities)[:SHOWN]
     print(f"{name}: class {best[0]}  (" + ", ".join(f"{index}: {probabilities[index]:.1%}" for index in best) + ")")
-  return 0
+
+
+def _expanded(name: str) -> pathlib.Path:
+  try:
+    return expand(name)
+  except PathError as error:
+    raise UsageError(str(error)) from error
+
+
+def _to_size(picture: np.ndarray, size: int) -> jax.Array:
+  """A batch of one, resized."""
+  return resize(jnp.asarray(picture)[None], size)
 
 
 def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
@@ -63,17 +91,20 @@ def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
     [height, width, channels] uint8.
 
   Raises:
-    UsageError: no such file, no picture, a damaged one, or one of more than 50 million pixels.
+    UsageError: no such file, no picture in one of `FORMATS`, a damaged one, or one of more than `MAX_PIXELS` pixels.
   """
-  if not path.is_file():
-    raise UsageError(f"no file {str(path)!r}")
   try:
-    with Image.open(path) as image:
+    if not path.is_file():
+      raise UsageError(f"no file {str(path)!r}")
+    with Image.open(path, formats=FORMATS) as image:
       if image.width * image.height > MAX_PIXELS:
-        raise UsageError(f"{path}: {image.width}x{image.height} pixels are too many")
+        raise UsageError(
+          f"{path}: {image.width}x{image.height} pixels are too many, at most {MAX_PIXELS:,} are read; make it smaller"
+        )
       pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UsageError(f"{path} cannot be read as a picture: {error}") from error
+    reason = f"it is none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else str(error)
+    raise UsageError(f"{str(path)!r} cannot be read as a picture: {reason}") from error
   return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -89,11 +120,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
   return image
 
 
-def _load(name: str) -> dorefa_jax.PackedModel:
+def _load(path: pathlib.Path) -> dorefa_jax.PackedModel:
   try:
-    return dorefa_jax.load(name)
+    return dorefa_jax.load(path)
   except OSError as error:
-    raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+    raise UsageError(f"{path} cannot be read: {error.strerror}") from error
   except ValueError as error:
     raise UsageError(str(error)) from error
 

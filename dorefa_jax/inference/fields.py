@@ -46,11 +46,11 @@ def read_header(deflated: bytes) -> dict[str, Any]:
 
 
 def printable(value: str) -> str:
-  """Text as a header may have it.
+  """Text as a header may have it: a line, and not too long.
 
   Example:
-    >>> printable("two\\nlines")
-    'two?lines'
+    >>> printable("a" + chr(10) + "b")
+    'a?b'
   """
   return "".join(letter if letter.isprintable() else "?" for letter in value[:MAX_NAME])
 
