@@ -70,7 +70,7 @@ def test_names_that_are_too_long_are_one_line(capsys, model, tmp_path):
   picture = saved(tmp_path, Image.fromarray(GREY))
   fails(capsys, [model, "x" * 300], "File name too long")
   fails(capsys, ["x" * 300, picture], "File name too long")
-  fails(capsys, [model, "a\0b"], "no file")
+  fails(capsys, [model, "a\0b"], "null character")
 
 
 def test_home_directories_are_expanded(capsys, monkeypatch, model, tmp_path):
