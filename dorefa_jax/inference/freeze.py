@@ -117,10 +117,9 @@ def _svhn_input_shape(params: Any) -> tuple[int, ...]:
   try:
     channels = params["conv0"]["kernel"].shape[2]
     positions = params["fc"]["kernel"].shape[0] // params["conv6"]["kernel"].shape[3]
-  except (KeyError, TypeError) as error:
-    raise ValueError(
-      f"the variables are not a SvhnConvNet's: params has no {error}, only {', '.join(map(str, list(params)[:20]))}"
-    ) from error
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
+    got = ", ".join(map(str, list(params)[:20])) if isinstance(params, Mapping) else type(params).__name__
+    raise ValueError(f"the variables are not a SvhnConvNet's: params lacks {error}, and has {got}") from error
   if positions != 1:  # several sizes leave as many positions, and images need not be square
     raise ValueError(
       f"the model was initialized with images larger than {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}: pass their shape as "
@@ -167,8 +166,7 @@ def _evaluation_flags(model: Any) -> dict[str, bool]:
     ValueError: the call needs another argument.
   """
   flags: dict[str, bool] = {}
-  _, *others = inspect.signature(model.__call__).parameters.values()
-  for parameter in others:
+  for parameter in list(inspect.signature(model.__call__).parameters.values())[1:]:
     if parameter.name in EVALUATION_FLAGS:
       if vars(model).get(parameter.name) is None:  # flax refuses a flag that the module has already
         flags[parameter.name] = EVALUATION_FLAGS[parameter.name]

@@ -437,7 +437,8 @@ def test_images_of_another_size():
   [
     (lambda v: None, "needs the variables"),
     (lambda v: v["params"], "with the key 'params', as model.init returns, got the keys bn1, bn2"),
-    (lambda v: {"params": {"layer": 1}}, "params has no 'conv0', only layer"),
+    (lambda v: {"params": {"layer": 1}}, "params lacks 'conv0', and has layer"),
+    (lambda v: {"params": None}, "and has NoneType"),
     (lambda v: {"params": v["params"]}, '"mean" from collection "batch_stats" in "/bn1"'),
     (lambda v: 3, "must be a dict"),
   ],
