@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
 
-.PHONY: compiled sanitize no-compiler sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: compiled sanitize no-compiler other-jaxlib sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -67,6 +67,38 @@ no-compiler: $(VENV)/.core
 	cd build/no_compiler && PYTHONPATH=site $(CURDIR)/$(BIN)/python -W error -c \
 	  "import dorefa_jax; found = dorefa_jax.kernels.available(); print(found); assert found.path == 'xla', found"
 
+# The kernels compiled with the headers of one jaxlib, opened by another, both ways: the newest that pip finds, and the
+# oldest that pyproject.toml allows. Only handlers include the headers, so that the rest is compiled once.
+OTHER := build/other_jaxlib
+other-jaxlib: $(OTHER)/oldest/.done $(OTHER)/newest/.done
+	rm -rf $(OTHER)/objects && mkdir -p $(OTHER)/objects
+	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -std=c++17 -ffp-contract=off -fPIC -c {} \
+	  -o $(OTHER)/objects/$$(basename {}).o'
+	$(call compile_with,oldest)
+	$(call compile_with,newest)
+	cd $(OTHER)/with_newest && ../oldest/bin/python -W error check.py $(call headers,newest)
+	cd $(OTHER)/with_oldest && ../newest/bin/python -W error check.py $(call headers,oldest)
+
+headers = $$($(CURDIR)/$(OTHER)/$(1)/bin/python -c "import jaxlib; print(jaxlib.__path__[0] + '/include')")
+
+# A copy of the package, with a library whose handlers were compiled in one of the two environments.
+define compile_with
+	rm -rf $(OTHER)/with_$(1) && mkdir -p $(OTHER)/with_$(1)
+	cp -r dorefa_jax tests/kernels/check.py $(OTHER)/with_$(1) && rm -f $(OTHER)/with_$(1)/dorefa_jax/kernels/_native*
+	$(CXX) -O1 -std=c++17 -fPIC -shared -isystem $(call headers,$(1)) $(NATIVE)/*handlers.cc $(OTHER)/objects/*.o \
+	  -o $(OTHER)/with_$(1)/dorefa_jax/kernels/_native.so -pthread
+endef
+
+$(OTHER)/oldest/.done: pyproject.toml
+	$(PYTHON) -m venv --clear $(OTHER)/oldest
+	$(OTHER)/oldest/bin/pip install -q jax==0.7.2 jaxlib==0.7.2 flax
+	touch $@
+
+$(OTHER)/newest/.done: pyproject.toml
+	$(PYTHON) -m venv --clear $(OTHER)/newest
+	$(OTHER)/newest/bin/pip install -q jax flax
+	touch $@
+
 notebooks: $(VENV)/.notebooks
 	PYDEVD_DISABLE_FILE_VALIDATION=1 $(BIN)/python -m pytest -q -p no:xdist --nbmake notebooks tests/notebooks
 
@@ -81,7 +113,7 @@ benchmark: $(VENV)/.core
 	taskset -c 1 $(BIN)/python -m benchmarks.kernels
 	taskset -c 1 $(BIN)/python -m benchmarks.inference
 
-check: compiled lint types test doctest sanitize wheel no-compiler notebooks small-sweep
+check: compiled lint types test doctest sanitize wheel no-compiler other-jaxlib notebooks small-sweep
 
 # Needs uv; the result names versions, no hosts.
 constraints:

@@ -7,37 +7,21 @@ import dataclasses
 import functools
 import os
 import pathlib
-import sysconfig
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dorefa_jax.kernels.library import open_library
 from dorefa_jax.kernels.packing import padded_outputs
+from dorefa_jax.kernels.platform import call
 
 PATH_VARIABLE = "DOREFA_JAX_KERNELS"
 """The environment variable that forces a path: "amx", "avx512", "avx512vnni", "avx2", "portable" or "xla"."""
 
 XLA_PATH = "xla"
 """The path without compiled kernels."""
-
-
-HANDLERS = {
-  "dorefa_run": "DorefaRun",
-  "dorefa_pack_weights": "DorefaPackWeights",
-  "dorefa_turn_weights": "DorefaTurnWeights",
-  "dorefa_quantize_gradients": "DorefaQuantizeGradients",
-  "dorefa_pack_activations": "DorefaPackActivations",
-  "dorefa_input_gradient": "DorefaInputGradient",
-  "dorefa_weight_gradient": "DorefaWeightGradient",
-  "dorefa_float_gradient": "DorefaFloatGradient",
-  "dorefa_block": "DorefaBlock",
-  "dorefa_block_gradient": "DorefaBlockGradient",
-  "dorefa_image_block": "DorefaImageBlock",
-  "dorefa_image_block_gradient": "DorefaImageBlockGradient",
-}
-"""{target of an FFI call: symbol of the library}."""
 
 
 class KernelPathError(ValueError):
@@ -76,7 +60,7 @@ def available() -> Availability:
     True
   """
   forced = os.environ.get(PATH_VARIABLE, "")
-  names, problem = _paths()
+  names, problem = list(_path_indices()), _library()[1]
   if not forced:
     if not names:
       return Availability(XLA_PATH, problem)
@@ -103,8 +87,7 @@ def run(
     float32 [batch, *out_shape]. An image with a NaN in it gives NaN.
   """
   result = jax.ShapeDtypeStruct((x.shape[0], *out_shape), jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_run", result, vmap_method="sequential")
-  return call(x, jnp.asarray(program, jnp.int32), *arrays, path=np.int64(path_index(path)))
+  return call("dorefa_run", result, x, jnp.asarray(program, jnp.int32), *arrays, path=np.int64(path_index(path)))
 
 
 def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) -> jax.Array:
@@ -120,8 +103,7 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
     uint32 [words].
   """
   _library()
-  call = jax.ffi.ffi_call("dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), vmap_method="sequential")
-  return call(codes, spec, groups=np.int64(groups))
+  return call("dorefa_pack_weights", jax.ShapeDtypeStruct((words,), jnp.uint32), codes, spec, groups=np.int64(groups))
 
 
 def turn_weights(codes: jax.Array, *, groups: int) -> tuple[jax.Array, jax.Array]:
@@ -141,59 +123,27 @@ def turn_weights(codes: jax.Array, *, groups: int) -> tuple[jax.Array, jax.Array
     jax.ShapeDtypeStruct((taps, outputs // groups, groups * channels), jnp.uint8),
     jax.ShapeDtypeStruct((groups, taps, padded_outputs(channels)), jnp.int32),
   )
-  call = jax.ffi.ffi_call("dorefa_turn_weights", results, vmap_method="sequential")
-  turned, sums = call(codes, groups=np.int64(groups))
+  turned, sums = call("dorefa_turn_weights", results, codes, groups=np.int64(groups))
   return turned, sums
 
 
-@functools.cache
-def _library() -> tuple[ctypes.CDLL | None, str]:
-  """The library, its functions registered with XLA; or what is missing."""
-  folder = pathlib.Path(__file__).absolute().parent
-  suffix = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
-  files = sorted(folder.glob("_native*.so"), key=lambda file: not file.name.endswith(suffix))
-  if not files:
-    return None, _how_to_build(folder)
-  try:
-    library = ctypes.CDLL(str(files[0]))
-    for target, symbol in HANDLERS.items():
-      jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
-  except Exception as error:  # an incompatible library must not break what runs without it
-    return None, f"The compiled kernels do not load: {error}. Reinstall dorefa-jax with this version of jaxlib."
-  library.dorefa_path_count.restype = ctypes.c_int64
-  library.dorefa_path_name.argtypes = library.dorefa_path_is_supported.argtypes = [ctypes.c_int64]
-  library.dorefa_path_name.restype = ctypes.c_char_p
-  return library, ""
-
-
-def _how_to_build(folder: pathlib.Path) -> str:
-  checkout = folder.parents[1]
-  if (checkout / "pyproject.toml").is_file():
-    return (
-      f"dorefa_jax is imported from a checkout, {checkout}, in which its kernels were not compiled: run "
-      "`pip install -e .` there, with a C++17 compiler (g++ or clang++) installed."
-    )
-  return (
-    "The compiled kernels were not built when dorefa-jax was installed: install a C++17 compiler "
-    "(g++ or clang++), then install dorefa-jax from its sources again, with `pip install --force-reinstall --no-deps`."
-  )
-
-
-@functools.cache
 def _path_indices() -> dict[str, int]:
+  found, _ = _library()
+  return {} if found is None else _supported_paths(found)
+
+
+def _library() -> tuple[ctypes.CDLL | None, str]:
+  return open_library(pathlib.Path(__file__).absolute().parent)
+
+
+@functools.cache
+def _supported_paths(found: ctypes.CDLL) -> dict[str, int]:
   """The paths that run here, best first, with their numbers in the library."""
-  library, _ = _library()
-  if library is None:
-    return {}
   return {
-    library.dorefa_path_name(index).decode(): index
-    for index in range(library.dorefa_path_count())
-    if library.dorefa_path_is_supported(index)
+    found.dorefa_path_name(index).decode(): index
+    for index in range(found.dorefa_path_count())
+    if found.dorefa_path_is_supported(index)
   }
-
-
-def _paths() -> tuple[list[str], str]:
-  return list(_path_indices()), _library()[1]
 
 
 def path_index(path: str) -> int:

@@ -87,6 +87,10 @@ ffi::Error turn_checked(ffi::Buffer<ffi::U8> codes, ffi::ResultBuffer<ffi::U8> t
 }  // namespace
 }  // namespace dorefa
 
+// The version of XLA's FFI that the handlers were compiled for, to compare before they are registered.
+extern "C" int dorefa_ffi_api_major() { return XLA_FFI_API_MAJOR; }
+extern "C" int dorefa_ffi_api_minor() { return XLA_FFI_API_MINOR; }
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaTurnWeights, DOREFA_GUARDED(dorefa::turn_checked),
                               ffi::Ffi::Bind()
                                   .Arg<ffi::Buffer<ffi::U8>>()
