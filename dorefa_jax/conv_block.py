@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,15 +16,18 @@ from jax import lax
 
 from dorefa_jax import integer, integer_gradients
 from dorefa_jax.bits import BitWidths
-from dorefa_jax.integer_gradients import KEY_KIND, Product
+from dorefa_jax.integer_gradients import KEY_KIND, Product, choose_with
 from dorefa_jax.kernels import available, pack_weights
 from dorefa_jax.kernels.blocks import BlockSpec, block, block_gradient
+from dorefa_jax.kernels.platform import on_mesh
 from dorefa_jax.kernels.products import PackedWeights
 from dorefa_jax.kernels.training import levels, pack_in_xla, unpack_codes
+from dorefa_jax.pooling import max_pool_windows
 from dorefa_jax.quantizers import (
   BOUND_KINDS,
   BoundKind,
   bound,
+  nan_where,
   quantize_activations,
   quantize_gradients,
   quantize_weights,
@@ -60,11 +62,11 @@ class ConvBlock:
 
   def packed(self, w: jax.Array, bits: BitWidths) -> PackedWeights:
     """The weights, the gain in their scale."""
-    codes, scale = weight_codes(w, bits.weights)
+    codes, scale = integer.kernel_weights(w, bits.weights, self.product.convolution, self.product.codes)
     batch, _, width, _ = self.product.shape
     height, out_width = self.product.geometry.out_size
     return pack_weights(
-      codes, scale.astype(jnp.float32) * self.gain, bits=bits.weights, activation_bits=bits.activations,
+      codes, scale * self.gain, bits=bits.weights, activation_bits=bits.activations,
       rows=batch * height * out_width, out_width=out_width,
     )  # fmt: skip
 
@@ -84,7 +86,10 @@ class ConvBlock:
       planes, self.packed(w, bits), norm, statistics, g, key, self.spec,
       activation_bits=bits.activations, gradient_bits=bits.gradients, path=available().path,
     )  # fmt: skip
-    return *self.product.gradients_of_codes(planes, codes, scales * self.gain, w, bits), dnorm
+    dx, dw = self.product.gradients_of_codes(planes, codes, scales * self.gain, w, bits)
+    # A maximum that is NaN has no pixel that takes its gradient: the kernel's sums lose it.
+    is_lost = jnp.any(jnp.isnan(statistics), 0) | jnp.isnan(norm[1]) | ~jnp.isfinite(norm[0])
+    return dx, dw, nan_where(is_lost.reshape(1, -1), dnorm)
 
   def emulated(
     self, x: jax.Array, quantized: jax.Array, norm: jax.Array, key: jax.Array, bits: BitWidths
@@ -96,10 +101,7 @@ class ConvBlock:
     var = jnp.maximum(jnp.square(y).mean((0, 1, 2)) - jnp.square(mean), 0)
     factor = norm[0] * lax.rsqrt(var + self.epsilon)
     z = y * factor.reshape(1, 1, 1, -1) + (norm[1] - mean * factor).reshape(1, 1, 1, -1)
-    batch, height, width, channels = z.shape
-    side = self.window
-    z = z.reshape(batch, height // side, side, width // side, side, channels).max((2, 4))
-    return jnp.stack([mean, var]), bound(z, self.kind)
+    return jnp.stack([mean, var]), bound(max_pool_windows(z, self.window), self.kind)
 
   def emulated_forward(
     self, x: jax.Array, w: jax.Array, quantized: jax.Array, norm: jax.Array, bits: BitWidths
@@ -114,6 +116,8 @@ class ConvBlock:
     """`backward` on platforms without kernels."""
     shape = self.product.shape
     x = unpack_codes(planes, shape[3]).reshape(shape).astype(jnp.float32) / levels(bits.activations)
+    # Planes cannot tell a NaN, which all statistics have then.
+    x = nan_where(jnp.any(jnp.isnan(statistics)), x)
     _, vjp = jax.vjp(lambda x, w, norm: self.emulated(x, w, norm, key, bits)[1], x, quantized, norm)
     return vjp(g)
 
@@ -170,12 +174,6 @@ def conv_block(
     )
   is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
 
-  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], bits: BitWidths, *args: Any) -> Any:
-    # Bits are no operands of the branches: static ones would become arrays there.
-    return lax.platform_dependent(
-      *args, cpu=lambda *args: kernels(*args, bits), default=lambda *args: emulation(*args, bits)
-    )
-
   @jax.custom_vjp
   def run(
     x: jax.Array, quantized: jax.Array, norm: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
@@ -186,25 +184,31 @@ def conv_block(
     x: jax.Array, quantized: jax.Array, norm: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     here = traced[0] if traced else bits
-    planes, statistics, out = choose(made.forward, made.emulated_forward, here, x, w, quantized, norm)
+    planes, statistics, out = choose_with(here, made.forward, made.emulated_forward, x, w, quantized, norm)
     return (out, statistics), (planes, statistics, w, quantized, norm, key, traced)
 
   def backward(saved: tuple[Any, ...], g: tuple[jax.Array, jax.Array]) -> tuple[Any, ...]:
     planes, statistics, w, quantized, norm, key, traced = saved
-    gradients = differentiated_once(planes, statistics, g[0], w, quantized, norm, key, *traced)
+    gradients = differentiated_once(planes, statistics, g[0], w, quantized, norm, key, traced)
     return (*gradients, None, None, *(None for _ in traced))
 
   @jax.custom_vjp
   def differentiated_once(*args: Any) -> tuple[jax.Array, ...]:
-    here = args[7] if len(args) > 7 else bits
-    return choose(made.backward, made.emulated_backward, here, *args[:7])
+    *operands, traced = args
+    return choose_with(traced[0] if traced else bits, made.backward, made.emulated_backward, *operands)
 
   differentiated_once.defvjp(integer_gradients.refuse_second_derivative, integer_gradients.refuse_second_derivative)
   run.defvjp(forward, backward)
   quantized = quantize_weights(w, bits.weights)
-  out, statistics = run(
-    x, quantized, norm, lax.stop_gradient(w), jax.random.key_data(key), *(() if is_static else (bits,))
-  )
+
+  def emulation(
+    x: jax.Array, quantized: jax.Array, norm: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
+    statistics, out = made.emulated(x, quantized, norm, key, traced[0] if traced else bits)
+    return out, statistics
+
+  traced = () if is_static else (bits,)
+  out, statistics = on_mesh(run, emulation, x, quantized, norm, lax.stop_gradient(w), jax.random.key_data(key), *traced)
   return out, lax.stop_gradient(statistics)
 
 

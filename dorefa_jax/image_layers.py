@@ -12,8 +12,10 @@ from jax import lax
 from dorefa_jax.integer import Convolution
 from dorefa_jax.kernels import available, images
 from dorefa_jax.kernels.images import image_conv, image_weight_gradient
+from dorefa_jax.kernels.platform import choose, on_mesh
 from dorefa_jax.kernels.training import Geometry
-from dorefa_jax.quantizers import BOUND_KINDS, BoundKind, bound
+from dorefa_jax.pooling import max_pool_windows
+from dorefa_jax.quantizers import BOUND_KINDS, BoundKind, bound, nan_where
 
 MAX_CHANNELS = 4
 """Of images whose convolution is slow in XLA on CPU."""
@@ -57,7 +59,7 @@ def image_product(
       y = image_conv(convolution.to_input(x), convolution.to_weights(w), geometry, path=path)
       return convolution.from_output(y)
 
-    return lax.platform_dependent(x, w, cpu=on_kernels, default=multiply)
+    return choose(on_kernels, multiply, x, w)
 
   def backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = saved
@@ -69,11 +71,11 @@ def image_product(
     def default(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
       return jax.vjp(lambda w: multiply(x, w), w)[1](g)[0]
 
-    dw = lax.platform_dependent(x, w, g, cpu=on_kernels, default=default)
+    dw = choose(on_kernels, default, x, w, g)
     return jax.vjp(lambda x: multiply(x, w), x)[1](g)[0], dw
 
   run.defvjp(lambda x, w: (run(x, w), (x, w)), backward)
-  return run(x, w)
+  return on_mesh(run, multiply, x, w)
 
 
 def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
@@ -116,18 +118,14 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
 
   def in_xla(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    y = y + bias.reshape(1, 1, 1, -1)
-    batch, rows, columns, _ = y.shape
-    return bound(y.reshape(batch, rows // 2, 2, columns // 2, 2, outputs).max((2, 4)), kind)
+    return bound(max_pool_windows(y + bias.reshape(1, 1, 1, -1), 2), kind)
 
   def forward(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
     def default(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
       pooled = in_xla(x, w, bias)
       return pooled, jnp.zeros((pooled.size // outputs, 5, -(-outputs // 32)), jnp.uint32)  # not looked at
 
-    return lax.platform_dependent(
-      x, w, bias, cpu=lambda x, w, bias: images.image_block(x, w, bias, geometry, number, path=path), default=default
-    )
+    return choose(lambda x, w, bias: images.image_block(x, w, bias, geometry, number, path=path), default, x, w, bias)
 
   @jax.custom_vjp
   def run(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
@@ -141,14 +139,17 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
     x, w, bias, winners = saved
 
     def on_kernels(x: jax.Array, w: jax.Array, bias: jax.Array, winners: jax.Array, g: jax.Array) -> Any:
-      return images.image_block_gradient(x, winners, g, geometry, path=path)
+      dw, dbias = images.image_block_gradient(x, winners, g, geometry, path=path)
+      # A maximum that is NaN has no pixel that takes its gradient: the kernel's sums lose it.
+      is_lost = jnp.isnan(bias) | ~jnp.all(jnp.isfinite(w), (0, 1, 2))
+      return nan_where(is_lost.reshape(1, 1, 1, -1), dw), nan_where(is_lost, dbias)
 
     def default(x: jax.Array, w: jax.Array, bias: jax.Array, winners: jax.Array, g: jax.Array) -> Any:
       return jax.vjp(lambda w, bias: in_xla(x, w, bias), w, bias)[1](g)
 
-    dw, dbias = lax.platform_dependent(x, w, bias, winners, g, cpu=on_kernels, default=default)
+    dw, dbias = choose(on_kernels, default, x, w, bias, winners, g)
     # Pixels are seldom differentiated, and what is not asked for is not compiled.
     return jax.vjp(lambda x: in_xla(x, w, bias), x)[1](g)[0], dw, dbias
 
   run.defvjp(keep, backward)
-  return run(x, w, bias)
+  return on_mesh(run, in_xla, x, w, bias)

@@ -17,7 +17,7 @@ from dorefa_jax.kernels import conv as kernel_conv
 from dorefa_jax.kernels import pack_weights, xla
 from dorefa_jax.kernels.cpu import available
 from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.quantizers import quantize_weights, weight_codes
+from dorefa_jax.quantizers import nan_where, quantize_weights, weight_codes
 
 Codes: TypeAlias = Callable[[jax.Array, Bits], tuple[jax.Array, jax.Array]]
 
@@ -195,10 +195,8 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
   Returns:
     The product, as lax would return it, in float32.
   """
-  weights, scale = codes(w, bits.weights)
+  panels, scale = kernel_weights(w, bits.weights, convolution, codes)
   images = convolution.to_input(x).astype(jnp.float32)
-  panels = convolution.to_weights(weights)
-  scale = scale.astype(jnp.float32)
   if available().is_compiled:
     packed = pack_weights(
       panels,
@@ -230,6 +228,24 @@ def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolutio
       groups=convolution.groups,
     )
   return convolution.from_output(y)
+
+
+def kernel_weights(w: jax.Array, bits: Bits, convolution: Convolution, codes: Codes) -> tuple[jax.Array, jax.Array]:
+  """The codes of weights as the kernels take them, and their scale.
+
+  Args:
+    w: weights.
+    bits: W, 1 to 8.
+    convolution: how the kernels take the operands.
+    codes: gives the weights' codes and scale.
+
+  Returns:
+    uint8 codes of `convolution.shape`, and a float32 scale, a scalar or one for each output: NaN where a weight of
+    its is, whatever `codes` made of it.
+  """
+  weights, scale = codes(w, bits)
+  is_nan = jnp.any(jnp.isnan(convolution.to_weights(w)), (0, 1, 2) if scale.ndim else None)
+  return convolution.to_weights(weights), nan_where(is_nan, scale.astype(jnp.float32))
 
 
 Layout: TypeAlias = Callable[[jax.Array], jax.Array]

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from dorefa_jax.bits import BitWidths
-from dorefa_jax.integer import MAX_BITS, Codes, Convolution, product
+from dorefa_jax.integer import MAX_BITS, Codes, Convolution, kernel_weights, product
 from dorefa_jax.kernels import available
+from dorefa_jax.kernels.platform import choose, on_mesh
 from dorefa_jax.kernels.training import (
   Geometry,
   input_gradient,
@@ -25,7 +26,7 @@ from dorefa_jax.kernels.training import (
   unpack_codes,
   weight_gradient,
 )
-from dorefa_jax.quantizers import quantize_cotangent
+from dorefa_jax.quantizers import nan_where, quantize_cotangent
 
 MIN_POSITIONS = 8
 """Positions of an example from which integers are faster for the gradient of weights."""
@@ -63,27 +64,36 @@ class Product:
     """The convolution of the images."""
     return geometry_of(self.shape, self.convolution)
 
-  def forward(self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
-    """The product, on the kernels."""
-    return product(x, w, bits, self.convolution, self.codes).astype(self.dtypes[2])
+  def forward(self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
+    """The product, on the kernels, and which rows of theirs met a NaN: all of such a row is NaN."""
+    y = product(x, w, bits, self.convolution, self.codes)
+    return y.astype(self.dtypes[2]), jnp.isnan(self.convolution.to_output(y)[:, 0, 0, 0])
+
+  def emulated_forward(
+    self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths
+  ) -> tuple[jax.Array, jax.Array]:
+    """The same in the emulation, where a NaN among activations reaches the windows that it lies in."""
+    return self.multiply(x, quantized, bits), jnp.any(jnp.isnan(self.convolution.to_input(x)), (1, 2, 3))
 
   def pack(self, x: jax.Array, bits: BitWidths) -> jax.Array:
     """The activations as they are kept between the passes."""
     images = self.convolution.to_input(x).astype(jnp.float32)
-    return lax.platform_dependent(
+    return choose(
+      lambda x: pack_activations(x, bits.activations, path=available().path),
+      lambda x: pack_in_xla(x, bits.activations),
       images,
-      cpu=lambda x: pack_activations(x, bits.activations, path=available().path),
-      default=lambda x: pack_in_xla(x, bits.activations),
     )
 
   def backward(
-    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
-  ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of activations and quantized weights, on the kernels."""
+    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, has_nan: jax.Array,
+    bits: BitWidths,
+  ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Gradients of activations and quantized weights, on the kernels; planes cannot tell a NaN, `has_nan` can."""
     convolution, path = self.convolution, available().path
     gradients, scales = quantize_gradients(self._examples(g).astype(jnp.float32), key, bits.gradients, path=path)
     gradients = convolution.to_output(self._from_examples(gradients))
     scales = jnp.repeat(scales, gradients.shape[0] // scales.shape[0])  # a row of the kernels' each
+    scales = nan_where(has_nan, scales)
     dx, dw = self.gradients_of_codes(planes, gradients, scales, w, bits)
     _, is_inside = unpack_activations(planes, self.shape[3])
     dx = jnp.where(is_inside.reshape(self.shape), dx, jnp.zeros((), dx.dtype))
@@ -101,9 +111,8 @@ class Product:
       w: weights.
       bits: W, A and G.
     """
-    path, geometry, convolution = available().path, self.geometry, self.convolution
-    weights, scale = self.codes(w, bits.weights)
-    weights, scale = convolution.to_weights(weights), scale.astype(jnp.float32)
+    path, geometry = available().path, self.geometry
+    weights, scale = kernel_weights(w, bits.weights, self.convolution, self.codes)
     dx = input_gradient(
       gradients, scales, weights, scale, geometry,
       weight_bits=bits.weights, gradient_bits=bits.gradients, path=path,
@@ -122,12 +131,15 @@ class Product:
     return dx, dw
 
   def emulated_backward(
-    self, x: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths
-  ) -> tuple[jax.Array, jax.Array]:
-    """The same in the emulation, of activations themselves."""
+    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, has_nan: jax.Array,
+    bits: BitWidths,
+  ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The same in the emulation."""
     rounded = quantize_cotangent(self._examples(g), jax.random.wrap_key_data(key, impl=KEY_KIND), bits.gradients)
-    _, vjp = jax.vjp(lambda x, w: self.multiply(x, w, bits), x, quantized)
-    return vjp(self._from_examples(rounded))
+    rows = self.convolution.to_output(self._from_examples(rounded))
+    rows = nan_where(has_nan.reshape(-1, 1, 1, 1), rows)
+    _, vjp = jax.vjp(lambda x, w: self.multiply(x, w, bits), self.unpack(planes, bits), quantized)
+    return vjp(self.convolution.from_output(rows))
 
   def unpack(self, planes: jax.Array, bits: BitWidths) -> jax.Array:
     """Activations that are quantized, and clipped, as the packed ones were."""
@@ -215,46 +227,42 @@ def integer_product(
   """
   is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
 
-  def choose(kernels: Callable[..., Any], emulation: Callable[..., Any], bits: BitWidths, *args: Any) -> Any:
-    # Bits are no operands of the branches: static ones would become arrays there.
-    return lax.platform_dependent(
-      *args, cpu=lambda *args: kernels(*args, bits), default=lambda *args: emulation(*args, bits)
-    )
-
-  def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
-    def emulation(x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
-      return product.multiply(x, quantized, bits)
-
-    return choose(product.forward, emulation, bits, x, w, quantized)
+  def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
+    return choose_with(bits, product.forward, product.emulated_forward, x, w, quantized)
 
   @jax.custom_vjp
   def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
-    return run_with(x, quantized, w, traced[0] if traced else bits)
+    return run_with(x, quantized, w, traced[0] if traced else bits)[0]
 
   def forward(
     x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[jax.Array, tuple[Any, ...]]:
     here = traced[0] if traced else bits
-    return run_with(x, quantized, w, here), (product.pack(x, here), quantized, w, key, traced)
+    y, has_nan = run_with(x, quantized, w, here)
+    return y, (product.pack(x, here), quantized, w, key, has_nan, traced)
 
   @jax.custom_vjp
-  def gradients(
-    planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, *traced: BitWidths
-  ) -> tuple[jax.Array, jax.Array]:
-    def emulation(planes: jax.Array, *args: Any) -> tuple[jax.Array, jax.Array]:
-      return product.emulated_backward(product.unpack(planes, args[-1]), *args)
-
-    here = traced[0] if traced else bits
-    return choose(product.backward, emulation, here, planes, g, w, quantized, key)
+  def gradients(*args: Any) -> tuple[jax.Array, jax.Array]:
+    *operands, traced = args
+    return choose_with(traced[0] if traced else bits, product.backward, product.emulated_backward, *operands)
 
   def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
-    planes, quantized, w, key, traced = saved
-    return (*gradients(planes, g, w, quantized, key, *traced), None, None, *(None for _ in traced))
+    planes, quantized, w, key, has_nan, traced = saved
+    return (*gradients(planes, g, w, quantized, key, has_nan, traced), None, None, *(None for _ in traced))
 
   gradients.defvjp(refuse_second_derivative, refuse_second_derivative)
   run.defvjp(forward, backward)
   traced = () if is_static else (bits,)
-  return run(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced)
+  return on_mesh(
+    run,
+    lambda x, quantized, w, key, *traced: product.multiply(x, quantized, traced[0] if traced else bits),
+    *(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced),
+  )
+
+
+def choose_with(bits: BitWidths, kernels: Callable[..., Any], emulation: Callable[..., Any], *operands: Any) -> Any:
+  """`choose` of functions whose last argument is `bits`: as operands of a branch, static ones would become arrays."""
+  return choose(lambda *args: kernels(*args, bits), lambda *args: emulation(*args, bits), *operands)
 
 
 def refuse_second_derivative(*_: Any) -> Any:

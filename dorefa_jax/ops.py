@@ -11,6 +11,7 @@ from jax import lax
 
 from dorefa_jax import image_layers, integer, integer_gradients
 from dorefa_jax.bits import FULL_PRECISION, Bits, BitWidths, is_full_precision
+from dorefa_jax.kernels.platform import choose, has_explicit_axes, on_mesh
 from dorefa_jax.marks import mark_codes
 from dorefa_jax.quantizers import bound, quantize_activations, quantize_gradients, quantize_weights
 
@@ -221,7 +222,8 @@ def _product(
       return with_quantized_cotangent(emulated(x, w, bits))
     raise ValueError(f"backend 'integer': {error}; use 'auto' or 'emulated'") from error
   is_float32 = x.dtype == w.dtype == jnp.float32
-  if backend == "auto" and not (is_float32 and integer.wins(convolution, bits)):
+  wins = is_float32 and integer.wins(convolution, bits) and not has_explicit_axes((x, w))
+  if backend == "auto" and not wins:
     return with_quantized_cotangent(emulated(x, w, bits))
   if isinstance(key, jax.Array):
     quantized = weight_quantizer(w, bits.weights)
@@ -231,11 +233,11 @@ def _product(
   dtype = jnp.result_type(x) if dtype is None else dtype
 
   def on_integers(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
-    return lax.platform_dependent(
+    return choose(
+      lambda x, w: integer.product(x, w, bits, convolution, codes).astype(dtype),
+      lambda x, w: emulated(x, w, bits),
       x,
       w,
-      cpu=lambda x, w: integer.product(x, w, bits, convolution, codes).astype(dtype),
-      default=lambda x, w: emulated(x, w, bits),
     )
 
   y = _with_emulated_gradient(x, w, bits, on_integers, emulated, is_forward_integer=backend == "integer")
@@ -284,7 +286,7 @@ def _with_emulated_gradient(
     return forward_on_integers(x, w, *traced) if is_forward_integer else y, vjp
 
   product.defvjp(forward, lambda vjp, g: (*vjp(g), *(None for _ in traced)))
-  return product(x, w, *traced)
+  return on_mesh(product, lambda x, w, *traced: emulated(x, w, given(traced)), x, w, *traced)
 
 
 def _quantize_input(x: jax.Array, bits: Bits) -> jax.Array:

@@ -88,7 +88,7 @@ def weight_codes(w: jax.Array, bits: Bits) -> tuple[jax.Array, jax.Array]:
   """The integers and the scale that `quantize_weights` rounds to.
 
   `quantize_weights(w, k) = scale (2 codes - n) / n` with `n = 2^k - 1`: one bit has the codes
-  0 and 1 and the scale E(|w|), more bits have the scale 1.
+  0 and 1 and the scale E(|w|), more bits have the scale 1. Where the quantized weights are NaN, the scale is.
 
   Args:
     w: one layer's weights, any shape, floating.
@@ -117,10 +117,11 @@ def weight_codes(w: jax.Array, bits: Bits) -> tuple[jax.Array, jax.Array]:
   if isinstance(bits, int) and bits == 1:
     return (w >= 0).astype(jnp.uint8), _mean_magnitude(w)
   unit = _tanh_to_unit(w, False)
-  codes, one = jnp.round(unit * _steps(bits, unit)).astype(jnp.uint8), jnp.ones((), w.dtype)
+  codes = jnp.round(unit * _steps(bits, unit)).astype(jnp.uint8)
+  scale = (1 + 0 * jnp.sum(unit)).astype(w.dtype)  # codes cannot tell a NaN, the scale can
   if isinstance(bits, int):
-    return codes, one
-  return jnp.where(bits == 1, (w >= 0).astype(jnp.uint8), codes), jnp.where(bits == 1, _mean_magnitude(w), one)
+    return codes, scale
+  return jnp.where(bits == 1, (w >= 0).astype(jnp.uint8), codes), jnp.where(bits == 1, _mean_magnitude(w), scale)
 
 
 def quantize_activations(x: jax.Array, bits: Bits) -> jax.Array:
@@ -153,8 +154,8 @@ def quantize_gradients(x: jax.Array, key: jax.Array | None, bits: Bits) -> jax.A
   For a cotangent g with the batch on axis 0, `m = max|g|` per example, and
   `u = g / (2 m) + 1/2` in steps of `1/n`, rounded up with the probability of its
   fraction: the grid is `m {-n, 2 - n, ..., n} / n`, and the expectation over the noise is g.
-  An example whose cotangent is all zero stays zero. Forward-mode differentiation
-  (`jax.jvp`) is not defined.
+  An example whose cotangent is all zero stays zero, and one with a value that is not finite
+  becomes NaN. Forward-mode differentiation (`jax.jvp`) is not defined.
 
   Args:
     x: the output of a layer, batch on axis 0, floating.
@@ -287,7 +288,7 @@ def round_cotangent(g: jax.Array, threshold: jax.Array, bits: Bits) -> jax.Array
   bits = check_bits(bits)
   wide = g.astype(_wide(g))
   n = _steps(bits, wide)
-  largest = jnp.max(jnp.abs(wide), axis=tuple(range(1, wide.ndim)), keepdims=True)
+  largest = _nan_unless_finite(_max_magnitude(wide, tuple(range(1, wide.ndim))))
   position = (wide / jnp.where(largest == 0, 1, largest) + 1) * (n / 2)
   code = jnp.floor(position)
   code = code + (position - code >= threshold.astype(wide.dtype)).astype(wide.dtype)
@@ -305,9 +306,24 @@ def _divide(x: jax.Array, divisor: jax.Array) -> jax.Array:
 
   XLA turns the division by a scalar into a multiplication by its reciprocal, in some programs
   and not in others: levels would be off by an ulp, and static bits would differ from traced
-  ones. It does not see through this select.
+  ones. It does not see through this select, of which NaN alone takes the other side.
   """
-  return x / jnp.where(x == x, divisor, jnp.nan)
+  return x / jnp.where(x == x, divisor, x)
+
+
+def _nan_unless_finite(x: jax.Array) -> jax.Array:
+  return x + 0 * x  # and not a select of NaN, at which `jax_debug_nans` would stop
+
+
+def nan_where(is_lost: jax.Array, x: jax.Array) -> jax.Array:
+  """`x`, but NaN where `is_lost`: what kernels compute of codes, which cannot tell a NaN.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> nan_where(jnp.array([True, False]), jnp.ones(2)).tolist()
+    [nan, 1.0]
+  """
+  return jnp.where(is_lost, jnp.asarray(jnp.nan, x.dtype), x)
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
@@ -344,7 +360,14 @@ _binarize.defvjp(lambda w: (_binarize(w), None), lambda _, g: (g,))
 
 
 def _mean_magnitude(w: jax.Array) -> jax.Array:
-  return jnp.mean(jnp.abs(w.astype(_wide(w)))).astype(w.dtype)
+  return _nan_unless_finite(jnp.mean(jnp.abs(w.astype(_wide(w))))).astype(w.dtype)
+
+
+def _max_magnitude(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+  """`max|x|`, axes kept where they are given; NaN where one is, which XLA's reductions on CPU drop from large arrays."""
+  keep = axes is not None
+  is_nan = jnp.any(jnp.isnan(x), axes, keepdims=keep)
+  return nan_where(is_nan, jnp.max(jnp.abs(x), axes, keepdims=keep))
 
 
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
@@ -355,7 +378,7 @@ def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Arr
 def _tanh_to_unit(w: jax.Array, stop_max_gradient: bool) -> jax.Array:
   """`tanh(w) / (2 max|tanh(w)|) + 1/2`."""
   squashed = jnp.tanh(w.astype(_wide(w)))
-  largest = jnp.max(jnp.abs(squashed))
+  largest = _max_magnitude(squashed)
   # Below this its square, in the derivative of the quotient, underflows: such weights count as zeros.
   largest = jnp.where(largest < 1e-18, 1, largest)
   if stop_max_gradient:

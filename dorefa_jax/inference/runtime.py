@@ -16,6 +16,7 @@ from dorefa_jax.inference.float_ops import FLOAT_OPS
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
 from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
 from dorefa_jax.kernels import cpu, packing, winograd
+from dorefa_jax.kernels.platform import choose, on_gathered_batch
 from dorefa_jax.kernels.program import Output, encode
 
 EXACT_FLOAT = 2**24
@@ -35,16 +36,20 @@ def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
   Returns:
     [batch, ...], as the model's own result.
   """
-  values: dict[int, jax.Array] = {0: images[:, None]}
-  for node in graph.nodes:
-    if isinstance(node, Segment):
-      batch = values[node.input].reshape(images.shape[0], *node.input_shape).astype(jnp.float32)
-      result = run_segment(node, batch, path)
-      values[node.output] = result.reshape(images.shape[0], *node.output_shape)
-    else:
-      inputs = [values[value] for value in node.inputs if isinstance(value, int)]
-      values[node.output] = apply_float_node(node, inputs)
-  return values[graph.output][:, 0]
+
+  def run(images: jax.Array) -> jax.Array:
+    values: dict[int, jax.Array] = {0: images[:, None]}
+    for node in graph.nodes:
+      if isinstance(node, Segment):
+        batch = values[node.input].reshape(images.shape[0], *node.input_shape).astype(jnp.float32)
+        result = run_segment(node, batch, path)
+        values[node.output] = result.reshape(images.shape[0], *node.output_shape)
+      else:
+        inputs = [values[value] for value in node.inputs if isinstance(value, int)]
+        values[node.output] = apply_float_node(node, inputs)
+    return values[graph.output][:, 0]
+
+  return on_gathered_batch(run, images)
 
 
 def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
@@ -72,7 +77,10 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
   def compiled(x: jax.Array) -> jax.Array:
     return cpu.run(x, encode(ops), arrays, ops[-1].out_shape, path)
 
-  return lax.platform_dependent(x, cpu=compiled, default=lambda x: segment_in_xla(segment, x))
+  def emulated(x: jax.Array) -> jax.Array:
+    return segment_in_xla(segment, x)
+
+  return choose(compiled, emulated, x)
 
 
 def for_kernels(segment: Segment) -> Segment:

@@ -11,6 +11,7 @@ import numpy as np
 from dorefa_jax.bits import Bits
 from dorefa_jax.kernels import cpu
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.kernels.platform import call
 from dorefa_jax.kernels.products import PackedWeights, parameters, with_bits
 from dorefa_jax.kernels.program import encode
 from dorefa_jax.kernels.training import Geometry
@@ -73,8 +74,8 @@ def block(
     jax.ShapeDtypeStruct(norm.shape, jnp.float32),
     jax.ShapeDtypeStruct((x.shape[0], *spec.out_shape), jnp.float32),
   )
-  call = jax.ffi.ffi_call("dorefa_block", results, vmap_method="sequential")
-  kept, statistics, out = call(x, *spec.operands(weights, activation_bits, norm), **spec.attributes(path))
+  operands = spec.operands(weights, activation_bits, norm)
+  kept, statistics, out = call("dorefa_block", results, x, *operands, **spec.attributes(path))
   return kept, statistics, out
 
 
@@ -108,8 +109,8 @@ def block_gradient(
     jax.ShapeDtypeStruct(g.shape[:1], jnp.float32),
     jax.ShapeDtypeStruct(norm.shape, jnp.float32),
   )
-  call = jax.ffi.ffi_call("dorefa_block_gradient", results, vmap_method="sequential")
   bits = jnp.asarray(gradient_bits, jnp.int32).reshape(1)
   operands = spec.operands(weights, activation_bits, norm)
-  codes, scales, dnorm = call(planes, *operands, statistics, g, key, bits, **spec.attributes(path))
+  operands = planes, *operands, statistics, g, key, bits
+  codes, scales, dnorm = call("dorefa_block_gradient", results, *operands, **spec.attributes(path))
   return codes, scales, dnorm

@@ -10,8 +10,10 @@ import numpy as np
 
 from dorefa_jax.kernels import cpu, winograd
 from dorefa_jax.kernels.packing import PANEL_CHANNELS, Format, padded_outputs
+from dorefa_jax.kernels.platform import call
 from dorefa_jax.kernels.program import Op, encode
 from dorefa_jax.kernels.training import Geometry
+from dorefa_jax.quantizers import nan_where
 
 PATCH_MULTIPLE = 16
 """Floats of a row of a patch, in the sums of its gradient, are rounded up to a multiple of this."""
@@ -55,9 +57,8 @@ def image_block(
     jax.ShapeDtypeStruct((*pooled, outputs), jnp.float32),
     jax.ShapeDtypeStruct((int(np.prod(pooled)), 5, -(-outputs // 32)), jnp.uint32),
   )
-  call = jax.ffi.ffi_call("dorefa_image_block", results, vmap_method="sequential")
-  spec = jnp.array([bound], jnp.int32)
-  out, winners = call(x, encode([op]), panels, params, spec, path=np.int64(cpu.path_index(path)))
+  operands = x, encode([op]), panels, params, jnp.array([bound], jnp.int32)
+  out, winners = call("dorefa_image_block", results, *operands, path=np.int64(cpu.path_index(path)))
   return out, winners
 
 
@@ -78,8 +79,8 @@ def image_block_gradient(
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
   patch_row = -(-width * channels // PATCH_MULTIPLE) * PATCH_MULTIPLE
   result = jax.ShapeDtypeStruct((outputs * (height * patch_row + 1),), jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_image_block_gradient", result, vmap_method="sequential")
-  sums = call(x, winners, g, encode([op]), path=np.int64(cpu.path_index(path)))
+  operands = x, winners, g, encode([op])
+  sums = call("dorefa_image_block_gradient", result, *operands, path=np.int64(cpu.path_index(path)))
   rows = sums[:-outputs].reshape(outputs, height, patch_row)[..., : width * channels]
   return rows.reshape(outputs, height, width, channels).transpose(1, 2, 3, 0), sums[-outputs:]
 
@@ -93,7 +94,9 @@ def _program(w: jax.Array, bias: jax.Array, geometry: Geometry) -> tuple[Op, jax
     op = dataclasses.replace(op, format=Format.WINOGRAD)
     points = jnp.asarray(winograd.weight_matrix(width), jnp.float32)
     rows = jnp.einsum("pj,hjco->hcpo", points, w, precision="highest").reshape(-1, outputs)
-  params = jnp.stack([jnp.ones(outputs, jnp.float32), bias])
+  # Weights that are not finite make all of their output NaN, as h would bound the infinity of a product.
+  factors = nan_where(~jnp.all(jnp.isfinite(w), (0, 1, 2)), jnp.ones(outputs, jnp.float32))
+  params = jnp.stack([factors, bias])
   return op, _panels(rows), jnp.pad(params, ((0, 0), (0, padded_outputs(outputs) - outputs)))
 
 
@@ -112,8 +115,7 @@ def image_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry, *, pat
   height, width, channels, outputs = geometry.shape
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
   result = jax.ShapeDtypeStruct((height * width * channels, padded_outputs(outputs)), jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_float_gradient", result, vmap_method="sequential")
-  sums = call(x, g, encode([op]), path=np.int64(cpu.path_index(path)))
+  sums = call("dorefa_float_gradient", result, x, g, encode([op]), path=np.int64(cpu.path_index(path)))
   return sums[:, :outputs].reshape(geometry.shape)
 
 

@@ -20,6 +20,7 @@ from dorefa_jax.bits import Bits
 from dorefa_jax.kernels import cpu
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import MAX_BITS, Format, padded_outputs, weight_words
+from dorefa_jax.kernels.platform import call
 from dorefa_jax.kernels.program import Kind, Op, Output, encode, field_index
 
 
@@ -97,8 +98,7 @@ def quantize_gradients(g: jax.Array, key: jax.Array, bits: Bits, *, path: str) -
     The scale of an example with a value that is not finite is NaN.
   """
   results = jax.ShapeDtypeStruct(g.shape, jnp.uint8), jax.ShapeDtypeStruct(g.shape[:1], jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_quantize_gradients", results, vmap_method="sequential")
-  codes, scales = call(g, key, _one(bits), path=_index(path))
+  codes, scales = call("dorefa_quantize_gradients", results, g, key, _one(bits), path=_index(path))
   return codes, scales
 
 
@@ -116,8 +116,8 @@ def pack_activations(x: jax.Array, bits: Bits, *, path: str) -> jax.Array:
   planes = (bits if isinstance(bits, int) else MAX_BITS) + 1
   flat = x.reshape(-1, x.shape[-1])
   shape = flat.shape[0], planes, -(-flat.shape[1] // 32)
-  call = jax.ffi.ffi_call("dorefa_pack_activations", jax.ShapeDtypeStruct(shape, jnp.uint32), vmap_method="sequential")
-  return call(flat, _one(bits), path=_index(path))
+  result = jax.ShapeDtypeStruct(shape, jnp.uint32)
+  return call("dorefa_pack_activations", result, flat, _one(bits), path=_index(path))
 
 
 def pack_in_xla(x: jax.Array, bits: Bits) -> jax.Array:
@@ -227,8 +227,9 @@ def input_gradient(
   sums = jnp.where(is_channel, 2 * sums - (outputs // groups) * n.astype(jnp.int32), 0)
   factor = weight_scale.astype(jnp.float32) / (n * levels(gradient_bits))
   result = jax.ShapeDtypeStruct((codes.shape[0], *op.out_shape), jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_input_gradient", result, vmap_method="sequential")
   return call(
+    "dorefa_input_gradient",
+    result,
     codes,
     scales,
     _with_bits(op, format=chosen, weight_bits=weight_bits, activation_bits=gradient_bits),
@@ -266,8 +267,9 @@ def weight_gradient(
   groups = geometry.groups
   lanes = padded_outputs(outputs // groups)
   result = jax.ShapeDtypeStruct((groups, height * width * channels, lanes), jnp.float32)
-  call = jax.ffi.ffi_call("dorefa_weight_gradient", result, vmap_method="sequential")
   sums = call(
+    "dorefa_weight_gradient",
+    result,
     planes,
     codes,
     scales,

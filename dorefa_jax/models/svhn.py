@@ -16,6 +16,7 @@ from dorefa_jax.image_layers import image_block, image_block_fits
 from dorefa_jax.linen import Conv, Dense
 from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel, ConvParameters
 from dorefa_jax.ops import GRADIENT_STREAM, Backend
+from dorefa_jax.pooling import max_pool_windows
 from dorefa_jax.quantizers import BoundKind, bound
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
@@ -222,10 +223,9 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
   """
-  batch, height, width, channels = x.shape
-  if height % 2 or width % 2:
+  if x.shape[1] % 2 or x.shape[2] % 2:
     return nn.max_pool(x, (2, 2), (2, 2), "SAME")
-  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+  return max_pool_windows(x, 2)
 
 
 def scaled_features(width: float) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def main(compiled_with):
   x = jax.random.uniform(jax.random.key(0), (4, 32))
   variables = layer.init(jax.random.key(1), x)
   results = {
-    backend: jax.jit(layer.clone(backend=backend).apply)(variables, x, bits=dorefa.BitWidths(1, 1, 32))
+    backend: jax.jit(layer.clone(backend=backend, bits=dorefa.BitWidths(1, 1, 32)).apply)(variables, x)
     for backend in ("integer", "emulated")
   }
   assert jnp.allclose(results["integer"], results["emulated"], atol=1e-5), results

@@ -74,7 +74,9 @@ void affine_pool_gradient_as(const AffinePool& p, const float* image, const floa
         float largest = z[0], count = 0;
         for (int i = 1; i < kPixels; ++i) largest = z[i] > largest ? z[i] : largest;
         for (int i = 0; i < kPixels; ++i) count += z[i] == largest ? 1.0f : 0.0f;
-        const float share = g[c] * bound_gradient(largest, kBound) / (count == 0 ? 1.0f : count);
+        const float slope = bound_gradient(largest, kBound);
+        // Where h is flat no gradient passes, not even one that is not finite.
+        const float share = slope == 0 ? 0.0f : g[c] * slope / (count == 0 ? 1.0f : count);
         float products = 0, total = 0;
         for (int i = 0; i < kPixels; ++i) {
           const float dz = z[i] == largest ? share : 0.0f;

@@ -109,6 +109,8 @@ void block_forward(const Path& path, const BlockPass& block, const float* x, int
     const double average = sums.total(0, c) / count, spread = sums.total(1, c) / count - average * average;
     mean[c] = static_cast<float>(average);
     variance[c] = static_cast<float>(spread < 0 ? 0 : spread);
+    // Where the square overflows, the emulation subtracts infinities.
+    if (!std::isfinite(mean[c] * mean[c])) variance[c] = std::numeric_limits<float>::quiet_NaN();
   }
   const Line line(block, mean, variance);
   const AffinePool pool = line.pool(block);
