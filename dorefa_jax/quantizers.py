@@ -306,13 +306,13 @@ def _divide(x: jax.Array, divisor: jax.Array) -> jax.Array:
 
   XLA turns the division by a scalar into a multiplication by its reciprocal, in some programs
   and not in others: levels would be off by an ulp, and static bits would differ from traced
-  ones. It does not see through this select, of which NaN alone takes the other side.
+  ones. It does not see through this select, whose other side NaN alone takes, and stays NaN.
   """
-  return x / jnp.where(x == x, divisor, x)
+  return x / jnp.where(x == x, divisor, 1)
 
 
 def _nan_unless_finite(x: jax.Array) -> jax.Array:
-  return x + 0 * x  # and not a select of NaN, at which `jax_debug_nans` would stop
+  return x + 0 * x
 
 
 def nan_where(is_lost: jax.Array, x: jax.Array) -> jax.Array:
@@ -323,7 +323,8 @@ def nan_where(is_lost: jax.Array, x: jax.Array) -> jax.Array:
     >>> nan_where(jnp.array([True, False]), jnp.ones(2)).tolist()
     [nan, 1.0]
   """
-  return jnp.where(is_lost, jnp.asarray(jnp.nan, x.dtype), x)
+  divisor = jnp.where(is_lost, jnp.zeros((), x.dtype), jnp.ones((), x.dtype))
+  return x * (1 + 0 / divisor)  # and not a select of NaN, at which `jax_debug_nans` would stop
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
@@ -364,7 +365,7 @@ def _mean_magnitude(w: jax.Array) -> jax.Array:
 
 
 def _max_magnitude(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
-  """`max|x|`, axes kept where they are given; NaN where one is, which XLA's reductions on CPU drop from large arrays."""
+  """`max|x|`, axes kept where they are given. XLA's own drops NaN from large arrays on CPU."""
   keep = axes is not None
   is_nan = jnp.any(jnp.isnan(x), axes, keepdims=keep)
   return nan_where(is_nan, jnp.max(jnp.abs(x), axes, keepdims=keep))
