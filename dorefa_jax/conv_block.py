@@ -237,7 +237,7 @@ def _make(
     x = quantize_activations(bound(x), bits.activations)
     return lax.conv_general_dilated(x, quantized, (1, 1), padding, dimension_numbers=NUMBERS)
 
-  if not (x.dtype == w.dtype == jnp.float32) or x.ndim != 4 or 0 in x.shape:
+  if not (x.dtype == w.dtype == jnp.float32) or x.ndim != 4 or not integer.has_sizes(x) or 0 in x.shape:
     return None
   try:
     integer.check_bits(bits)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax.integer import Convolution
+from dorefa_jax.integer import Convolution, has_sizes
 from dorefa_jax.kernels import available, images
 from dorefa_jax.kernels.images import image_conv, image_weight_gradient
 from dorefa_jax.kernels.platform import choose, on_mesh
@@ -86,7 +86,7 @@ def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
     kernel: [height, width, channels, outputs].
   """
   sizes = [size - reach + 1 for size, reach in zip(x.shape[1:3], kernel)]
-  is_image = x.dtype == jnp.float32 and kernel[2] <= MAX_CHANNELS and kernel[3] >= MIN_OUTPUTS
+  is_image = x.dtype == jnp.float32 and has_sizes(x) and kernel[2] <= MAX_CHANNELS and kernel[3] >= MIN_OUTPUTS
   return available().is_compiled and is_image and all(size > 0 and size % 2 == 0 for size in sizes)
 
 

@@ -80,8 +80,19 @@ def codes_of(weight_quantizer: Any) -> Codes:
     return weight_codes
   codes = getattr(weight_quantizer, "codes", None)
   if codes is None:
-    raise NotInteger(f"weight_quantizer {weight_quantizer!r} has no method 'codes'")
+    name = getattr(weight_quantizer, "__name__", type(weight_quantizer).__name__)
+    raise NotInteger(f"weight_quantizer {name} has no method 'codes'")
   return codes
+
+
+def has_sizes(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
+  """Whether the sizes of an array are known, as they are but in `jax.export` with symbolic shapes.
+
+  Example:
+    >>> has_sizes(jnp.ones(2))
+    True
+  """
+  return all(isinstance(size, int) for size in x.shape)
 
 
 def check_bits(bits: BitWidths) -> None:

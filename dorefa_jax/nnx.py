@@ -10,6 +10,7 @@ from flax import nnx
 
 from dorefa_jax import ops
 from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
+from dorefa_jax.injected import Injected
 from dorefa_jax.quantizers import quantize_weights
 
 
@@ -92,7 +93,7 @@ class Conv(_Quantized, nnx.Conv):
     if self.mask is not None:
       weight_quantizer = ops.mask_weights(weight_quantizer, self.mask)
     product = _product(self, ops.conv_general_dilated, bits, rngs, weight_quantizer)
-    return nnx.Conv.__call__(_Injected(self, conv_general_dilated=product), inputs, *args, **kwargs)
+    return nnx.Conv.__call__(Injected(self, conv_general_dilated=product), inputs, *args, **kwargs)
 
 
 class Linear(_Quantized, nnx.Linear):
@@ -145,22 +146,13 @@ class Linear(_Quantized, nnx.Linear):
         differentiated without a source of keys.
     """
     product = _product(self, ops.dot_general, bits, rngs, self.weight_quantizer)
-    return nnx.Linear.__call__(_Injected(self, dot_general=product), inputs, *args, **kwargs)
-
-
-class _Injected:
-  """A layer seen with some attributes replaced, for the length of one call."""
-
-  def __init__(self, layer: nnx.Module, **replaced: Any):
-    self.__dict__.update(replaced, _layer=layer)
-
-  def __getattr__(self, name: str) -> Any:
-    return getattr(self._layer, name)
+    return nnx.Linear.__call__(Injected(self, dot_general=product), inputs, *args, **kwargs)
 
 
 def _draw(source: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
-  if isinstance(source, nnx.Rngs):
-    source = source[ops.GRADIENT_STREAM]
+  if isinstance(source, nnx.Rngs):  # one with other streams alone is no source, here as in the constructor
+    has_stream = ops.GRADIENT_STREAM in source or "default" in source
+    source = source[ops.GRADIENT_STREAM] if has_stream else None
   return source() if isinstance(source, nnx.RngStream) else source
 
 

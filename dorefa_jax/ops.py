@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -164,7 +165,16 @@ def mask_weights(weight_quantizer: WeightQuantizer, mask: jax.Array) -> WeightQu
     >>> quantizer(jnp.array([3.0, 0.0]), 1).tolist()
     [1.5, 0.0]
   """
-  return lambda w, bits: weight_quantizer(w, bits) * jnp.asarray(mask, w.dtype)
+  return _Masked(weight_quantizer, mask)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Masked:
+  weight_quantizer: WeightQuantizer
+  mask: jax.Array
+
+  def __call__(self, w: jax.Array, bits: Bits) -> jax.Array:
+    return self.weight_quantizer(w, bits) * jnp.asarray(self.mask, w.dtype)
 
 
 def check_backend(backend: Backend) -> Backend:
@@ -207,7 +217,9 @@ def _product(
     return jnp.moveaxis(quantize_gradients(jnp.moveaxis(y, batch_axis, 0), key, bits.gradients), 0, batch_axis)
 
   is_float = is_full_precision(bits.weights) and is_full_precision(bits.activations)
-  if backend == "emulated" or 0 in x.shape or 0 in w.shape:
+  if not integer.has_sizes(x) and backend == "integer":
+    raise ValueError(f"backend 'integer': sizes must be numbers, got shape {x.shape}; use 'auto' or 'emulated'")
+  if backend == "emulated" or not integer.has_sizes(x) or 0 in x.shape or 0 in w.shape:
     return with_quantized_cotangent(emulated(x, w, bits))
   if is_float:
     # "auto" leaves layers that quantize nothing to flax's own arithmetic, bit for bit.
@@ -215,6 +227,8 @@ def _product(
     return with_quantized_cotangent(y)
   try:
     integer.check_bits(bits)
+    if isinstance(weight_quantizer, _Masked):
+      raise integer.NotInteger("a mask keeps weights at zero, which is on no grid of codes")
     codes = integer.codes_of(weight_quantizer)
     convolution = as_convolution()
   except integer.NotInteger as error:
