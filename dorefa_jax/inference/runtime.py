@@ -18,6 +18,7 @@ from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
 from dorefa_jax.kernels import cpu, packing, winograd
 from dorefa_jax.kernels.platform import choose, on_gathered_batch
 from dorefa_jax.kernels.program import Output, encode
+from dorefa_jax.quantizers import nan_where
 
 EXACT_FLOAT = 2**24
 """Integers below it are exact in float32, and so are sums of them."""
@@ -127,7 +128,7 @@ def segment_in_xla(segment: Segment, x: jax.Array) -> jax.Array:
   is_bad = jnp.isnan(x) if first.activation_bits is not None else ~jnp.isfinite(x)
   is_nan = jnp.any(is_bad, axis=(1, 2, 3), keepdims=True)
   *_, y = _layer_outputs(segment, jnp.where(is_nan, jnp.zeros((), x.dtype), x))
-  return jnp.where(is_nan, jnp.float32(jnp.nan), y)
+  return nan_where(is_nan, y)
 
 
 def layer_codes(segment: Segment, x: jax.Array) -> list[jax.Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.quantizers import quantize_activations
+from dorefa_jax.quantizers import nan_where, quantize_activations
 
 
 def conv(
@@ -65,7 +65,7 @@ def conv(
     weights = _pack(jnp.moveaxis(group_codes.astype(jnp.uint32), 2, 3), weight_bits)
     results.append(_product(windows, weights, weight_levels))
   y = jnp.concatenate(results, axis=3).astype(jnp.float32)
-  y = jnp.where(jnp.any(is_nan, axis=(1, 2, 3), keepdims=True), jnp.float32(jnp.nan), y)
+  y = nan_where(jnp.any(is_nan, axis=(1, 2, 3), keepdims=True), y)
   factor = jnp.asarray(scale, jnp.float32) / (input_levels * weight_levels)
   return y * jnp.broadcast_to(factor, y.shape[3:]).reshape(1, 1, 1, -1)
 
