@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dorefa_jax.inference.demand import Demand, operation_demand, segment_demand
-from dorefa_jax.inference.float_ops import FLOAT_OPS, VALUE_DTYPES, is_dtype_parameter
+from dorefa_jax.inference.float_ops import FLOAT_OPS, VALUE_DTYPES, check_windows, is_dtype_parameter
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
 from dorefa_jax.inference.limits import (
   MAX_ELEMENTS,
@@ -214,6 +214,7 @@ def _result(
     jax.ShapeDtypeStruct(shape if constant else (2, *shape), jnp.dtype(dtype))
     for (shape, dtype), constant in zip(signature, is_constant)
   ]
+  check_windows(name, dict(parameters), len(signature[0][0]))
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     result = jax.eval_shape(lambda *operands: apply_operation(name, dict(parameters), operands, is_constant), *structs)

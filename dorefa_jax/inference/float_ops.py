@@ -155,6 +155,28 @@ def is_dtype_parameter(name: str) -> bool:
   return name.endswith(("dtype", "element_type"))
 
 
+def check_windows(name: str, parameters: Mapping[str, Any], rank: int) -> None:
+  """Raises ValueError unless windows have one entry for each axis, which JAX leaves to XLA to find.
+
+  Args:
+    name, parameters: of the operation.
+    rank: of its first operand.
+
+  Example:
+    >>> check_windows("tanh", {}, 2)
+  """
+  lists = [key for key in parameters if key.startswith("window_") or key.endswith("_dilation")]
+  axes = rank
+  if name == "conv_general_dilated":
+    axes = rank - 2
+    if any(sorted(numbers) != list(range(rank)) for numbers in parameters["dimension_numbers"]):
+      raise ValueError(f"its dimension numbers are not three orders of {rank} axes")
+  if any(len(parameters[key]) != axes or min(parameters[key], default=1) < 1 for key in lists):
+    raise ValueError(f"its {', '.join(lists)} are not {axes} positive integers each")
+  if lists and [len(pads) for pads in parameters["padding"]] != [2] * axes:
+    raise ValueError(f"its padding is not {axes} pairs")
+
+
 def has_other_meaning(name: str, parameter: str, value: Any) -> bool:
   """Whether a primitive's parameter, which the table leaves out, asks for something else.
 

@@ -10,7 +10,7 @@ import numpy as np
 from dorefa_jax.inference.demand import segment_demand
 from dorefa_jax.inference.graph import Conv, FloatNode, MaxPool, Segment
 from dorefa_jax.inference.packed import PackedModel
-from dorefa_jax.inference.runtime import for_kernels, pack_layer, run_segment, segment_in_xla
+from dorefa_jax.inference.runtime import apply_operation, for_kernels, pack_layer, run_segment, segment_in_xla
 from dorefa_jax.kernels import cpu
 from dorefa_jax.kernels.program import Output
 from tests.kernels import native
@@ -106,6 +106,34 @@ def check_on_kernels(segment, x, paths):
     if expected is not None:
       _compare(got, *expected, path)
   return expected is None
+
+
+def compile_float_operations(graph, seen):
+  """Compiles those that are not in `seen`, a set which they join; returns how many."""
+  shapes = {0: jax.ShapeDtypeStruct((1, *graph.input_shape), jnp.float32)}
+  before = len(seen)
+  for node in graph.nodes:
+    if isinstance(node, Segment):
+      shapes[node.output] = jax.ShapeDtypeStruct(node.output_shape, jnp.float32)
+      continue
+    operands = [shapes[value] if isinstance(value, int) else value for value in node.inputs]
+    batched = [
+      jax.ShapeDtypeStruct(operand.shape if isinstance(operand, np.ndarray) else (2, *operand.shape), operand.dtype)
+      for operand in operands
+    ]
+    is_constant = tuple(isinstance(operand, np.ndarray) for operand in operands)
+    run = functools.partial(_apply, node.name, node.parameters, is_constant)
+    key = node.name, repr(node.parameters), repr(batched), is_constant
+    result = jax.eval_shape(run, *batched)
+    if key not in seen:
+      seen.add(key)
+      jax.jit(run).lower(*batched).compile()
+    shapes[node.output] = jax.ShapeDtypeStruct(result.shape[1:], result.dtype)
+  return len(seen) - before
+
+
+def _apply(name, parameters, is_constant, *operands):
+  return apply_operation(name, parameters, operands, is_constant)
 
 
 def check_in_xla(graph, rng):

@@ -174,3 +174,27 @@ def test_names_that_cannot_be_loaded_are_changed_when_they_are_saved():
   loaded = file.decode_graph(file.encode_graph(some))
   assert loaded.nodes[0].layers[0].name == "a??" + "b" * 497
   assert loaded.notes == {"a?b": "c?d"}
+
+
+@pytest.mark.parametrize(
+  ("name", "change"),
+  [
+    ("conv_general_dilated", {"rhs_dilation": (1, 1, 1)}),
+    ("conv_general_dilated", {"padding": ((0, 0),)}),
+    ("conv_general_dilated", {"dimension_numbers": ((0, 3, 1, 1), (3, 2, 0, 1), (0, 3, 1, 2))}),
+    ("reduce_window_max", {"window_dilation": (1, 1)}),
+    ("reduce_window_max", {"base_dilation": None}),
+  ],
+)
+def test_windows_have_an_entry_for_each_axis(name, change):
+  if name == "reduce_window_max":
+    ones = dict.fromkeys(["window_dimensions", "window_strides", "base_dilation", "window_dilation"], (1,) * 4)
+    inputs, parameters = (0,), {**ones, "padding": ((0, 0),) * 4}
+  else:
+    steps = dict.fromkeys(["window_strides", "lhs_dilation", "rhs_dilation"], (1, 1))
+    orders = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
+    parameters = {**steps, "padding": ((0, 0), (0, 0)), "dimension_numbers": orders, "feature_group_count": 1}
+    inputs, parameters = (0, np.ones((1, 1, 3, 3), np.float32)), {**parameters, "preferred_element_type": None}
+  check_graph(Graph((4, 4, 3), (FloatNode(name, parameters, inputs, 1),), 1))
+  with pytest.raises(ValueError, match="does not fit its operands"):
+    check_graph(Graph((4, 4, 3), (FloatNode(name, {**parameters, **change}, inputs, 1),), 1))
