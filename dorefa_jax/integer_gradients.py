@@ -92,7 +92,8 @@ class Product:
     convolution, path = self.convolution, available().path
     gradients, scales = quantize_gradients(self._examples(g).astype(jnp.float32), key, bits.gradients, path=path)
     gradients = convolution.to_output(self._from_examples(gradients))
-    scales = jnp.repeat(scales, gradients.shape[0] // scales.shape[0])  # a row of the kernels' each
+    rows = gradients.shape[0] // scales.shape[0]  # of the kernels, for each example
+    scales = jnp.broadcast_to(scales.reshape(-1, 1), (scales.size, rows)).reshape(-1)
     scales = nan_where(has_nan, scales)
     dx, dw = self.gradients_of_codes(planes, gradients, scales, w, bits)
     _, is_inside = unpack_activations(planes, self.shape[3])
