@@ -173,7 +173,7 @@ def test_noise_is_no_model(noise):
     ("reduce_window_sum", {"window_dimensions": (1, 2**34), "window_strides": (1, 1), "padding": ((0, 0), (0, 2**34)),
                            "base_dilation": (1, 1), "window_dilation": (1, 1)}, "operations|elements|fit|beyond"),
     ("reduce_window_sum", {"window_dimensions": (1, 1), "window_strides": (1, 1), "padding": ((0, 0), (0, 0)),
-                           "base_dilation": (1, 1), "window_dilation": (1, 1, 1)}, "window_dilation has 3 numbers for 2"),
+                           "base_dilation": (1, 1), "window_dilation": (1, 1, 1)}, "are not 2 positive integers each"),
     ("system", {}, "unknown operation"),
     ("convert_element_type", {"new_dtype": "object"}, "of another kind"),
     ("reshape", {"new_sizes": (7, 7)}, "does not fit|no batch"),
