@@ -42,7 +42,7 @@ sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
 	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py tests/kernels/test_native_training.py \
-	  tests/kernels/test_native_blocks.py
+	  tests/kernels/test_native_blocks.py tests/inference/test_fuzz.py
 
 $(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
 	mkdir -p $(SANITIZED)

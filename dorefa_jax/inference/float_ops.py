@@ -49,17 +49,9 @@ def _conv(
   x: jax.Array, w: jax.Array, *, dimension_numbers: Any, preferred_element_type: str | None, **options: Any
 ) -> jax.Array:
   numbers = lax.ConvDimensionNumbers(*dimension_numbers)
-  _check_lengths(x.ndim - 2, {name: value for name, value in options.items() if name != "feature_group_count"})
   return lax.conv_general_dilated(
     x, w, dimension_numbers=numbers, preferred_element_type=_dtype(preferred_element_type), **options
   )
-
-
-def _check_lengths(axes: int, parameters: Mapping[str, Any]) -> None:
-  """Raises ValueError where a parameter is not of as many axes: XLA would refuse what JAX's tracing lets pass."""
-  for name, value in parameters.items():
-    if value is not None and len(value) != axes:
-      raise ValueError(f"{name} has {len(value)} numbers for {axes} axes")
 
 
 def _dot(x: jax.Array, w: jax.Array, *, dimension_numbers: Any, preferred_element_type: str | None) -> jax.Array:
@@ -72,7 +64,6 @@ def _dtype(name: str | None) -> Any:
 
 def _window(start: float, combine: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   def apply(x: jax.Array, **options: Any) -> jax.Array:
-    _check_lengths(x.ndim, options)
     return lax.reduce_window(x, np.asarray(start, x.dtype), combine, **options)
 
   return apply
