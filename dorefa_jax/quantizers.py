@@ -154,8 +154,8 @@ def quantize_gradients(x: jax.Array, key: jax.Array | None, bits: Bits) -> jax.A
   For a cotangent g with the batch on axis 0, `m = max|g|` per example, and
   `u = g / (2 m) + 1/2` in steps of `1/n`, rounded up with the probability of its
   fraction: the grid is `m {-n, 2 - n, ..., n} / n`, and the expectation over the noise is g.
-  An example whose cotangent is all zero stays zero, and one with a value that is not finite
-  becomes NaN. Forward-mode differentiation (`jax.jvp`) is not defined.
+  An example whose cotangent is all zero stays zero; one with a value that is not finite has
+  no finite value left. Forward-mode differentiation (`jax.jvp`) is not defined.
 
   Args:
     x: the output of a layer, batch on axis 0, floating.
@@ -288,7 +288,7 @@ def round_cotangent(g: jax.Array, threshold: jax.Array, bits: Bits) -> jax.Array
   bits = check_bits(bits)
   wide = g.astype(_wide(g))
   n = _steps(bits, wide)
-  largest = _nan_unless_finite(_max_magnitude(wide, tuple(range(1, wide.ndim))))
+  largest = _example_magnitude(wide)
   position = (wide / jnp.where(largest == 0, 1, largest) + 1) * (n / 2)
   code = jnp.floor(position)
   code = code + (position - code >= threshold.astype(wide.dtype)).astype(wide.dtype)
@@ -364,11 +364,19 @@ def _mean_magnitude(w: jax.Array) -> jax.Array:
   return _nan_unless_finite(jnp.mean(jnp.abs(w.astype(_wide(w))))).astype(w.dtype)
 
 
-def _max_magnitude(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
-  """`max|x|`, axes kept where they are given. XLA's own drops NaN from large arrays on CPU."""
-  keep = axes is not None
-  is_nan = jnp.any(jnp.isnan(x), axes, keepdims=keep)
-  return nan_where(is_nan, jnp.max(jnp.abs(x), axes, keepdims=keep))
+def _max_magnitude(x: jax.Array) -> jax.Array:
+  """`max|x|`, with its gradient. XLA's own drops NaN from large arrays on CPU."""
+  return nan_where(jnp.any(jnp.isnan(x)), jnp.max(jnp.abs(x)))
+
+
+def _example_magnitude(x: jax.Array) -> jax.Array:
+  """`max|x|` over all axes but the first, which are kept, without a gradient.
+
+  The bits of floats that are not negative are ordered as the floats are, NaN above infinity, in a maximum of integers,
+  which drops nothing and takes one pass over x.
+  """
+  bits = lax.bitcast_convert_type(jnp.abs(x), jnp.int32 if x.dtype.itemsize == 4 else jnp.int64)
+  return lax.bitcast_convert_type(jnp.max(bits, axis=tuple(range(1, x.ndim)), keepdims=True), x.dtype)
 
 
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
