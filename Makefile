@@ -16,7 +16,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration --ignore=tests/faults
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow
