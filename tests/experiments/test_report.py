@@ -6,12 +6,13 @@ import re
 import shlex
 
 import pytest
+from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments.charts import Series, chart, ticks
-from experiments.cli import Parser, load_config, parse
+from experiments.cli import load_config, new_flags, parse
 from experiments.config import DataConfig, TrialConfig, read
 from experiments.plan import GridConfig, SweepConfig, plan_trials
 from experiments.records import write_json
@@ -107,11 +108,12 @@ def test_papers_numbers():
 def test_a_trials_command_gives_its_config_back():
   for trial in plan_trials(SWEEP):
     words = shlex.split(trial_command(trial))
-    parser = Parser()
-    parser.add_argument("--config")
-    parser.add_argument("--workdir")
-    flags, overrides = parse(parser, words[3:])
-    assert read(TrialConfig, load_config(flags.config, overrides).to_dict()) == trial.config
+    values = new_flags()
+    flags.DEFINE_string("config", "", "", values)
+    flags.DEFINE_string("workdir", "", "", values)
+    line = parse(values, words[3:], "", config=TrialConfig)
+    config = load_config(line.flags.config, line.overrides, TrialConfig)
+    assert read(TrialConfig, config.to_dict()) == trial.config
 
 
 def test_report_command_names_a_wrong_directory(tmp_path, capsys):

@@ -207,7 +207,7 @@ def test_a_process_that_is_stopped_leaves_a_part_that_is_resumed(tmp_path, numbe
     while not (part.exists() and part.stat().st_size == HALF) and time.monotonic() < deadline:
       time.sleep(0.02)
     process.send_signal(number)
-    assert process.wait(timeout=10) == (130 if number == signal.SIGINT else -number)
+    assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -number)
     assert part.read_bytes() == CONTENT[:HALF]
     download(remote(server), tmp_path / "file.bin", CALM)
     assert server.requests == [None, HALF]
