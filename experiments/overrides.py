@@ -33,8 +33,8 @@ def override(config: ml_collections.ConfigDict, field: str, text: str, declared:
   Example:
     >>> config = ml_collections.ConfigDict({"train": {"halve_at": [0.5]}})
     >>> override(config, "train.halve_at", "0.5;0.75")
-    >>> config.train.halve_at
-    (0.5, 0.75)
+    >>> list(config.train.halve_at)
+    [0.5, 0.75]
   """
   *parents, name = field.split(".")
   node: Any = config

@@ -58,6 +58,8 @@ def sample(number):
 
 def stored_size(spec):
   """Bytes that an array takes; raises where the fields are no sizes."""
+  if not all(isinstance(size, int) for size in spec["shape"]):
+    raise TypeError("sizes are integers")
   count = math.prod(spec["shape"])
   return -(-count * spec["bits"] // 8) if spec["bits"] is not None else count * np.dtype(spec["dtype"]).itemsize
 
