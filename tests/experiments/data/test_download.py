@@ -183,7 +183,8 @@ def test_a_full_disk_is_one_line_and_the_part_is_kept(tmp_path, monkeypatch, num
 
 
 PROGRAM = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from experiments.data.download import Patience, RemoteFile, download
 url, size, sha256, destination = sys.argv[1:]
 try:
