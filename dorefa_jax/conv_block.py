@@ -22,12 +22,12 @@ from dorefa_jax.kernels.blocks import BlockSpec, block, block_gradient
 from dorefa_jax.kernels.platform import on_mesh
 from dorefa_jax.kernels.products import PackedWeights
 from dorefa_jax.kernels.training import levels, pack_in_xla, unpack_codes
+from dorefa_jax.not_finite import nan_where
 from dorefa_jax.pooling import max_pool_windows
 from dorefa_jax.quantizers import (
   BOUND_KINDS,
   BoundKind,
   bound,
-  nan_where,
   quantize_activations,
   quantize_gradients,
   quantize_weights,

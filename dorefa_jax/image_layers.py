@@ -14,8 +14,9 @@ from dorefa_jax.kernels import available, images
 from dorefa_jax.kernels.images import image_conv, image_weight_gradient
 from dorefa_jax.kernels.platform import choose, on_mesh
 from dorefa_jax.kernels.training import Geometry
+from dorefa_jax.not_finite import nan_where
 from dorefa_jax.pooling import max_pool_windows
-from dorefa_jax.quantizers import BOUND_KINDS, BoundKind, bound, nan_where
+from dorefa_jax.quantizers import BOUND_KINDS, BoundKind, bound
 
 MAX_CHANNELS = 4
 """Of images whose convolution is slow in XLA on CPU."""

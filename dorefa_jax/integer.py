@@ -17,7 +17,8 @@ from dorefa_jax.kernels import conv as kernel_conv
 from dorefa_jax.kernels import pack_weights, xla
 from dorefa_jax.kernels.cpu import available
 from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.quantizers import nan_where, quantize_weights, weight_codes
+from dorefa_jax.not_finite import nan_where
+from dorefa_jax.quantizers import quantize_weights, weight_codes
 
 Codes: TypeAlias = Callable[[jax.Array, Bits], tuple[jax.Array, jax.Array]]
 

@@ -26,7 +26,8 @@ from dorefa_jax.kernels.training import (
   unpack_codes,
   weight_gradient,
 )
-from dorefa_jax.quantizers import nan_where, quantize_cotangent
+from dorefa_jax.not_finite import nan_where
+from dorefa_jax.quantizers import quantize_cotangent
 
 MIN_POSITIONS = 8
 """Positions of an example from which integers are faster for the gradient of weights."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision
+from dorefa_jax.not_finite import example_magnitude, max_magnitude, nan_unless_finite
 
 BoundKind: TypeAlias = Literal["clip", "abs_clip", "relu"]
 BOUND_KINDS: tuple[BoundKind, ...] = ("clip", "abs_clip", "relu")
@@ -288,7 +289,7 @@ def round_cotangent(g: jax.Array, threshold: jax.Array, bits: Bits) -> jax.Array
   bits = check_bits(bits)
   wide = g.astype(_wide(g))
   n = _steps(bits, wide)
-  largest = _example_magnitude(wide)
+  largest = example_magnitude(wide)
   position = (wide / jnp.where(largest == 0, 1, largest) + 1) * (n / 2)
   code = jnp.floor(position)
   code = code + (position - code >= threshold.astype(wide.dtype)).astype(wide.dtype)
@@ -309,22 +310,6 @@ def _divide(x: jax.Array, divisor: jax.Array) -> jax.Array:
   ones. It does not see through this select, whose other side NaN alone takes, and stays NaN.
   """
   return x / jnp.where(x == x, divisor, 1)
-
-
-def _nan_unless_finite(x: jax.Array) -> jax.Array:
-  return x + 0 * x
-
-
-def nan_where(is_lost: jax.Array, x: jax.Array) -> jax.Array:
-  """`x`, but NaN where `is_lost`: what kernels compute of codes, which cannot tell a NaN.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> nan_where(jnp.array([True, False]), jnp.ones(2)).tolist()
-    [nan, 1.0]
-  """
-  divisor = jnp.where(is_lost, jnp.zeros((), x.dtype), jnp.ones((), x.dtype))
-  return x * (1 + 0 / divisor)  # and not a select of NaN, at which `jax_debug_nans` would stop
 
 
 def _wide(x: jax.Array) -> jnp.dtype:
@@ -361,22 +346,7 @@ _binarize.defvjp(lambda w: (_binarize(w), None), lambda _, g: (g,))
 
 
 def _mean_magnitude(w: jax.Array) -> jax.Array:
-  return _nan_unless_finite(jnp.mean(jnp.abs(w.astype(_wide(w))))).astype(w.dtype)
-
-
-def _max_magnitude(x: jax.Array) -> jax.Array:
-  """`max|x|`, with its gradient. XLA's own drops NaN from large arrays on CPU."""
-  return nan_where(jnp.any(jnp.isnan(x)), jnp.max(jnp.abs(x)))
-
-
-def _example_magnitude(x: jax.Array) -> jax.Array:
-  """`max|x|` over all axes but the first, which are kept, without a gradient.
-
-  The bits of floats that are not negative are ordered as the floats are, NaN above infinity, in a maximum of integers,
-  which drops nothing and takes one pass over x.
-  """
-  bits = lax.bitcast_convert_type(jnp.abs(x), jnp.int32 if x.dtype.itemsize == 4 else jnp.int64)
-  return lax.bitcast_convert_type(jnp.max(bits, axis=tuple(range(1, x.ndim)), keepdims=True), x.dtype)
+  return nan_unless_finite(jnp.mean(jnp.abs(w.astype(_wide(w))))).astype(w.dtype)
 
 
 def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Array:
@@ -387,7 +357,7 @@ def _quantize_tanh(w: jax.Array, bits: Bits, stop_max_gradient: bool) -> jax.Arr
 def _tanh_to_unit(w: jax.Array, stop_max_gradient: bool) -> jax.Array:
   """`tanh(w) / (2 max|tanh(w)|) + 1/2`."""
   squashed = jnp.tanh(w.astype(_wide(w)))
-  largest = _max_magnitude(squashed)
+  largest = max_magnitude(squashed)
   # Below this its square, in the derivative of the quotient, underflows: such weights count as zeros.
   largest = jnp.where(largest < 1e-18, 1, largest)
   if stop_max_gradient:

@@ -18,7 +18,7 @@ from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
 from dorefa_jax.kernels import cpu, packing, winograd
 from dorefa_jax.kernels.platform import choose, on_gathered_batch
 from dorefa_jax.kernels.program import Output, encode
-from dorefa_jax.quantizers import nan_where
+from dorefa_jax.not_finite import nan_where
 
 EXACT_FLOAT = 2**24
 """Integers below it are exact in float32, and so are sums of them."""

@@ -13,7 +13,7 @@ from dorefa_jax.kernels.packing import PANEL_CHANNELS, Format, padded_outputs
 from dorefa_jax.kernels.platform import call
 from dorefa_jax.kernels.program import Op, encode
 from dorefa_jax.kernels.training import Geometry
-from dorefa_jax.quantizers import nan_where
+from dorefa_jax.not_finite import nan_where
 
 PATCH_MULTIPLE = 16
 """Floats of a row of a patch, in the sums of its gradient, are rounded up to a multiple of this."""
