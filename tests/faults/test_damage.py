@@ -98,33 +98,41 @@ def unmount(folder):
 @pytest.fixture
 def small_disk(tmp_path):
   folder = tmp_path / "disk"
-  if not mount(folder, "size=3000k"):
+  if not mount(folder, "size=200m"):
     pytest.skip("tmpfs cannot be mounted here")
   yield folder
   unmount(folder)
 
 
-def test_a_full_disk_ends_trials_and_not_the_sweep(small_disk, undisturbed):
+def remount(folder, *options):
+  subprocess.run(["mount", "-o", ",".join(("remount", *options)), str(folder)], check=True)
+
+
+def size_on_disk(folder):
+  """Bytes that the files of a folder take on a disk of 4 KiB pages."""
+  return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_full_disk_ends_trials_and_not_the_sweep(small_disk, finished, undisturbed):
   """The data's cache fits, the trials' checkpoints do not; with room the same command goes on."""
   workdir = small_disk / "study"
-  (small_disk / "ballast").write_bytes(bytes(800_000))
+  room = size_on_disk(finished / "data") + size_on_disk(finished / "trials") // 3
+  remount(small_disk, f"size={room}")
   code, output = harness.run(workdir)
   assert "Traceback" not in output
   assert code == 1, output
   assert "No space left on device" in output
   assert not list(workdir.rglob("*.part"))
-  (small_disk / "ballast").unlink()
-  subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+  remount(small_disk, "size=200m")
   code, output = harness.run(workdir)
   assert code == 0, output
   harness.assert_equal(workdir, undisturbed)
 
 
 def test_a_read_only_directory_is_one_line(small_disk, finished):
-  subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
   workdir = shutil.copytree(finished, small_disk / "study")
   before = harness.snapshot(workdir)
-  subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+  remount(small_disk, "ro")
   code, output = harness.run(workdir)
   assert code == 2
   assert output.strip().startswith("error: ")
