@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -291,3 +293,27 @@ def test_a_cut_program_is_refused(cut):
 def test_no_images_give_no_results():
   codes = np.zeros((1, 1, 4, 2), np.uint8)
   assert product(np.zeros((0, 3, 3, 4), np.float32), codes, (1, 1), Format.BITS, PATHS[0]).shape == (0, 3, 3, 2)
+
+
+def resident_megabytes():
+  return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(native.LIBRARY_VARIABLE in os.environ, reason="sanitizers keep freed memory")
+def test_the_memory_of_a_large_image_is_given_back():
+  """A thread keeps what its calls need, and no more once 256 calls in a row have needed less than half of it."""
+  codes, path = np.zeros((1, 1, 1, 1), np.uint8), PATHS[0]
+  small, large = np.zeros((1, 8, 8, 1), np.float32), np.zeros((1, 2000, 1000, 1), np.float32)
+
+  def multiply(x):
+    return product(x, codes, (1, 8), Format.BITS, path)
+
+  multiply(small)
+  before = resident_megabytes()
+  multiply(large)
+  assert resident_megabytes() > before + 60
+  for _ in range(255):
+    multiply(small)
+  assert resident_megabytes() > before + 60
+  multiply(small)
+  assert resident_megabytes() < before + 30

@@ -18,15 +18,37 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
+// Memory that is kept for the next call, and given back once kPatience calls in a row have needed less than half of it:
+// one large image leaves nothing behind. A training step makes some dozens of calls, so its largest one is never forgotten.
+// Below kAlwaysKept the C library would keep the memory to itself.
+constexpr int64_t kPatience = 256;
+constexpr int64_t kAlwaysKept = int64_t{32} << 20;
+
 class Scratch {
  public:
+  Scratch() = default;
+  Scratch(Scratch&& other) noexcept { *this = std::move(other); }
+  Scratch& operator=(Scratch&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(calls_, other.calls_);
+    return *this;
+  }
   ~Scratch() { std::free(data_); }
 
+  int64_t size() const { return size_; }
+
+  // Notes a call that needs so much; returns whether the memory is to be kept.
+  bool is_kept(int64_t bytes) {
+    calls_ = bytes > size_ / 2 ? 0 : calls_ + 1;
+    return size_ <= kAlwaysKept || calls_ < kPatience;
+  }
+
   void* get(int64_t bytes) {
-    if (bytes > size_) {
-      std::free(data_);
+    if (!is_kept(bytes) || bytes > size_ || data_ == nullptr) {
+      std::free(std::exchange(data_, nullptr));
       size_ = 0;
-      data_ = std::aligned_alloc(kAlignment, round_up(bytes, kAlignment));
+      data_ = std::aligned_alloc(kAlignment, round_up(std::max<int64_t>(bytes, 1), kAlignment));
       if (data_ == nullptr) throw std::bad_alloc();
       size_ = bytes;
     }
@@ -36,6 +58,7 @@ class Scratch {
  private:
   void* data_ = nullptr;
   int64_t size_ = 0;
+  int64_t calls_ = 0;  // in a row, that needed less than half
 };
 
 // Parts that threads take in turn. Who waits has found none left to take, so every open
@@ -63,41 +86,56 @@ void* gather_scratch(int64_t bytes) {
 
 namespace {
 
-std::mutex shared_mutex;
-std::vector<std::pair<void*, int64_t>> shared_blocks;  // not in use
+// What is not in use, sorted by size. Never destroyed: threads may outlive the statics.
+struct SharedBlocks {
+  std::mutex mutex;
+  std::vector<Scratch> blocks;
+
+  std::vector<Scratch>::iterator first_of_size(int64_t bytes) {
+    return std::lower_bound(blocks.begin(), blocks.end(), bytes,
+                            [](const Scratch& block, int64_t wanted) { return block.size() < wanted; });
+  }
+};
+
+SharedBlocks& shared() {
+  static SharedBlocks& blocks = *new SharedBlocks;
+  return blocks;
+}
+
+// The smallest that is large enough, else the largest, which makes way for a larger one.
+Scratch take_shared(int64_t bytes) {
+  const std::lock_guard<std::mutex> lock(shared().mutex);
+  std::vector<Scratch>& blocks = shared().blocks;
+  if (blocks.empty()) return {};
+  auto found = shared().first_of_size(bytes);
+  if (found == blocks.end()) --found;
+  Scratch taken = std::move(*found);
+  blocks.erase(found);
+  const auto is_forgotten = [](Scratch& block) { return !block.is_kept(0); };
+  blocks.erase(std::remove_if(blocks.begin(), blocks.end(), is_forgotten), blocks.end());
+  return taken;
+}
+
+void give_back_shared(Scratch block) {
+  const std::lock_guard<std::mutex> lock(shared().mutex);
+  try {
+    shared().blocks.insert(shared().first_of_size(block.size()), std::move(block));
+  } catch (const std::bad_alloc&) {
+    // The block is freed instead.
+  }
+}
 
 }  // namespace
 
-SharedScratch::SharedScratch(int64_t bytes) : data_(nullptr), size_(0) {
-  {
-    std::lock_guard<std::mutex> lock(shared_mutex);
-    if (!shared_blocks.empty()) {
-      // Sorted by size: the smallest that is large enough, else the largest, which makes way for a larger one.
-      auto found = std::lower_bound(shared_blocks.begin(), shared_blocks.end(), bytes,
-                                    [](const auto& block, int64_t wanted) { return block.second < wanted; });
-      if (found == shared_blocks.end()) --found;
-      data_ = static_cast<float*>(found->first);
-      size_ = found->second;
-      shared_blocks.erase(found);
-    }
-  }
-  if (size_ >= bytes && data_ != nullptr) return;
-  std::free(data_);
-  size_ = round_up(std::max<int64_t>(bytes, 1), kAlignment);
-  data_ = static_cast<float*>(std::aligned_alloc(kAlignment, size_));
-  if (data_ == nullptr) throw std::bad_alloc();
+struct SharedScratch::Block {
+  Scratch scratch;
+};
+
+SharedScratch::SharedScratch(int64_t bytes) : block_(new Block{take_shared(bytes)}) {
+  floats_ = static_cast<float*>(block_->scratch.get(bytes));
 }
 
-SharedScratch::~SharedScratch() {
-  std::lock_guard<std::mutex> lock(shared_mutex);
-  try {
-    const auto at = std::lower_bound(shared_blocks.begin(), shared_blocks.end(), size_,
-                                     [](const auto& block, int64_t wanted) { return block.second < wanted; });
-    shared_blocks.insert(at, {data_, size_});
-  } catch (...) {
-    std::free(data_);
-  }
-}
+SharedScratch::~SharedScratch() { give_back_shared(std::move(block_->scratch)); }
 
 void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, const MakeWorker& make_worker) {
   if (count <= 0) return;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 namespace dorefa {
 
@@ -17,7 +18,7 @@ using MakeWorker = std::function<std::function<void(int64_t part)>()>;
 void for_each_part(int64_t count, int64_t threads, const Schedule& schedule, const MakeWorker& make_worker);
 
 // Memory that a thread keeps between calls, so that pages are not mapped anew; aligned for vectors.
-// The next call on the same thread gives the same memory.
+// The next call on the same thread gives the same memory, unless many calls in a row have needed much less.
 void* thread_scratch(int64_t bytes);
 
 // The same, apart from it, for what a path gathers inside a call.
@@ -30,11 +31,12 @@ class SharedScratch {
   ~SharedScratch();
   SharedScratch(const SharedScratch&) = delete;
   SharedScratch& operator=(const SharedScratch&) = delete;
-  float* floats() const { return data_; }
+  float* floats() const { return floats_; }
 
  private:
-  float* data_;
-  int64_t size_;
+  struct Block;
+  std::unique_ptr<Block> block_;
+  float* floats_;
 };
 
 }  // namespace dorefa
