@@ -146,6 +146,9 @@ def as_convolution(
   pads = tuple((int(low), int(high)) for low, high in padding)
   if min(min(pair) for pair in pads) < 0:
     raise NotInteger(f"padding must not be negative, got {pads}")
+  sizes = [x.shape[axis] + sum(pair) for axis, pair in zip(lhs[2:], pads)]
+  if any(size <= (taps - 1) * step for size, taps, step in zip(sizes, window, dilation)):
+    raise NotInteger(f"x of shape {x.shape} is smaller than the kernel, {tuple(window)}: the result is empty")
   is_line = spatial == 1  # which becomes an image of height 1
 
   to_input, from_input = _transposes((lhs[0], *lhs[2:], lhs[1]), axis=1 if is_line else None)

@@ -38,6 +38,15 @@ class _Quantized(nnx.Module):
     self.deterministic = False  # set by nnx's eval() and train(): evaluation draws no keys
     self.gradient_rngs = nnx.data(_gradient_stream(rngs))
 
+  def set_view(self, deterministic: bool | None = None) -> None:
+    """What `nnx.view` sets, as on flax's own layers.
+
+    Args:
+      deterministic: whether calls draw no keys, as in evaluation.
+    """
+    if deterministic is not None:
+      self.deterministic = deterministic
+
 
 class Conv(_Quantized, nnx.Conv):
   """`flax.nnx.Conv` with quantized input, weights and gradient of its output.

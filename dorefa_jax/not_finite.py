@@ -50,4 +50,5 @@ def example_magnitude(x: jax.Array) -> jax.Array:
     [[3.0], [0.5]]
   """
   bits = lax.bitcast_convert_type(jnp.abs(x), jnp.int32 if x.dtype.itemsize == 4 else jnp.int64)
-  return lax.bitcast_convert_type(jnp.max(bits, axis=tuple(range(1, x.ndim)), keepdims=True), x.dtype)
+  largest = jnp.max(bits, axis=tuple(range(1, x.ndim)), keepdims=True, initial=0)  # of no values, zero
+  return lax.bitcast_convert_type(largest, x.dtype)

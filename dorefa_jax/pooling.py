@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dorefa_jax.kernels.platform import choose, has_explicit_axes
+from dorefa_jax.kernels.platform import by_platform, has_explicit_axes
 
 
 def max_pool_windows(x: jax.Array, side: int) -> jax.Array:
@@ -34,7 +34,7 @@ def max_pool_windows(x: jax.Array, side: int) -> jax.Array:
     sharding = NamedSharding(along.mesh, PartitionSpec(along.spec[0], None, None, None, None, along.spec[3]))
   shape = batch, height // side, side, width // side, side, channels
   # XLA's reductions on CPU drop NaN from large arrays, at least in jaxlib 0.10 to 0.12; its elementwise maxima do not.
-  return choose(_largest_of_windows, lambda x: x.max((2, 4)), lax.reshape(x, shape, out_sharding=sharding))
+  return by_platform(_largest_of_windows, lambda x: x.max((2, 4)), lax.reshape(x, shape, out_sharding=sharding))
 
 
 @jax.custom_jvp

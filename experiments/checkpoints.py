@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import json
 import logging
 import os
 import pathlib
@@ -16,12 +15,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UsageError
-from experiments.records import read_json, write_json
+from experiments.records import read_json, read_object, write_json
 from experiments.steps import TrainState
 
 FILES = "files.json"
 """Beside the checkpoints: {step: {file: SHA-256}}, the proof that a file is, or is not, as it was written."""
 KEPT = 2
+METADATA, ITEM = "_CHECKPOINT_METADATA", "default"
+"""Orbax's names of a checkpoint's metadata, and of the folder of its arrays."""
 
 
 class CheckpointError(UsageError):
@@ -78,26 +79,26 @@ class Saved:
 class Checkpoints:
   """The newest checkpoints of a directory; a process killed while it saves leaves the older one.
 
+  Orbax's manager writes them. It looks into all checkpoints at once, so that one damaged file would hide the others:
+  they are read one by one.
+
   Args:
     directory: of the checkpoints.
     read_only: create, rename and delete nothing, not even what a killed process left half written.
   """
 
   def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=KEPT, enable_async_checkpointing=False, create=not read_only, read_only=read_only,
-      cleanup_tmp_directories=not read_only,
-    )  # fmt: skip
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it says of a damaged file is said below, in one line
     self._directory = directory.absolute()
     self._read_only = read_only
-    self._manager = ocp.CheckpointManager(
-      self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
-    )
+    self._handler = ocp.StandardCheckpointHandler()
+    self._manager: ocp.CheckpointManager | None = None
+    if not read_only:
+      self._manager = self._open_manager()
 
   def latest_step(self) -> int | None:
     """Number of steps done in the newest checkpoint, None where there is none."""
-    return self._manager.latest_step()
+    return max(self._steps(), default=None)
 
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, once, and only after those that are there: epochs trained again are saved already.
@@ -105,6 +106,7 @@ class Checkpoints:
     Raises:
       OSError: the disk is full or cannot be written.
     """
+    assert self._manager is not None, "these checkpoints are read only"
     step, latest = int(state.step), self.latest_step()
     if latest is not None and step <= latest:
       return
@@ -115,8 +117,7 @@ class Checkpoints:
       if _mentions(error, errno.ENOSPC) or _mentions(error, errno.EDQUOT):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory)) from error
       raise
-    known = read_json(self._directory / FILES)
-    known = known if isinstance(known, dict) else {}
+    known = read_object(self._directory / FILES) or {}
     kept = {str(kept): known.get(str(kept)) for kept in self._manager.all_steps()}
     write_json(self._directory / FILES, kept | {str(step): _hashes(self._directory / str(step))})
 
@@ -152,27 +153,51 @@ class Checkpoints:
       CheckpointError: a checkpoint cannot be read for a reason other than damage, such as a lack of
         memory or permission.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = sorted(self._steps(), reverse=True)
     for step in steps:
       if at_most is not None and step > at_most:
         continue
       try:
         return Saved(f"{self._directory}: checkpoint {step}", self._read(step))
       except _Damaged as damage:
-        if self._read_only:
-          self._manager.reload()
-          if (self.latest_step() or 0) > steps[0]:  # a trainer went on meanwhile, and deleted what was being read
-            return self.read_newest(at_most=at_most)
+        if self._read_only and (self.latest_step() or 0) > steps[0]:
+          return self.read_newest(at_most=at_most)  # a trainer went on meanwhile, and deleted what was being read
         rest = "passed over" if self._read_only else f"set aside as {self._set_aside(step)}"
         print(f"checkpoint {step} is damaged ({damage}); {rest}", flush=True)
     return None
 
   def close(self) -> None:
     """Releases Orbax's threads."""
-    self._manager.close()
+    if self._manager is not None:
+      self._manager.close()
+
+  def _open_manager(self) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )  # fmt: skip
+    try:
+      return ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
+    except (OSError, MemoryError):
+      raise
+    except Exception as error:  # it reads the metadata of all checkpoints
+      damages = {step: self._damage(step) for step in self._steps()}
+      for step, damage in damages.items():
+        if damage:
+          print(f"checkpoint {step} is damaged ({damage}); set aside as {self._set_aside(step)}", flush=True)
+      if not any(damages.values()):
+        raise CheckpointError(f"{self._directory} cannot be read ({_line(error)}); nothing was touched") from error
+      return self._open_manager()
+
+  def _steps(self) -> list[int]:
+    """The steps of which there are checkpoints; one that is being written has another name."""
+    try:
+      names = [entry.name for entry in os.scandir(self._directory) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    return [int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name]
 
   def _template(self, step: int) -> Any:
-    metadata = self._manager.item_metadata(step)
+    metadata = self._handler.metadata(self._directory / str(step) / ITEM)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # the saved one names the devices of another machine
     tree = getattr(metadata, "tree", metadata)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
@@ -181,8 +206,9 @@ class Checkpoints:
     """The arrays of a checkpoint as they were saved, whatever state this version of the code makes."""
     try:
       template = self._template(step)
-      saved = _by_path(self._manager.restore(step, args=ocp.args.StandardRestore(template)))
-      wanted = (self._manager.metadata(step).custom_metadata or {}).get("digest")
+      folder = self._directory / str(step)
+      saved = _by_path(self._handler.restore(folder / ITEM, args=ocp.args.StandardRestore(template)))
+      wanted = _saved_digest(read_json(folder / METADATA))
     except MemoryError as error:
       raise CheckpointError(f"{self._directory}: no memory to read checkpoint {step}; nothing was touched") from error
     except Exception as error:  # Orbax and tensorstore raise many types, for damaged files and for others
@@ -195,6 +221,9 @@ class Checkpoints:
       ) from error
     if not saved:
       raise _Damaged("it holds no arrays")
+    damage = self._damage(step) if wanted is None else ""
+    if damage:
+      raise _Damaged(damage)
     if wanted is not None and digest(saved) != wanted:
       raise _Damaged("its arrays differ from those that were saved")
     return saved
@@ -202,20 +231,20 @@ class Checkpoints:
   def _damage(self, step: int) -> str:
     """What is wrong with a checkpoint's files, "" where nothing is known to be."""
     folder = self._directory / str(step)
-    known = read_json(self._directory / FILES)
-    written = known.get(str(step)) if isinstance(known, dict) else None
     try:
+      written = (read_object(self._directory / FILES) or {}).get(str(step))
       if isinstance(written, dict):
         found = _hashes(folder)
         changed = sorted(name for name, value in written.items() if found.get(name) != value)
         missing = changed and changed[0] not in found
         return f"{changed[0]} {'is missing' if missing else 'differs from what was written'}" if changed else ""
       # Of an earlier version, or of a process that was killed before it wrote the hashes.
-      for name in ("_CHECKPOINT_METADATA", "default/_METADATA"):
-        try:
-          json.loads((folder / name).read_bytes())
-        except (FileNotFoundError, ValueError):
-          return f"{name} is missing or no JSON"
+      for name in (METADATA, f"{ITEM}/_METADATA"):
+        if read_object(folder / name) is None:
+          return f"{name} is missing or no JSON object"
+      empty = [name for name in _files(folder) if (folder / name).stat().st_size == 0]
+      if empty:  # no file of a checkpoint is
+        return f"{empty[0]} is empty"
     except OSError as error:
       raise CheckpointError(f"{folder} cannot be read ({error.strerror}); nothing was touched") from error
     return ""
@@ -226,7 +255,8 @@ class Checkpoints:
       number += 1
       name = f"damaged_{step}_{number}"
     (self._directory / str(step)).rename(self._directory / name)
-    self._manager.reload()
+    if self._manager is not None:
+      self._manager.reload()
     return name
 
 
@@ -239,9 +269,24 @@ def _name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def _saved_digest(metadata: Any) -> str | None:
+  """The digest in what Orbax keeps beside the arrays, None where there is none, as in those of earlier versions."""
+  custom = metadata.get("custom_metadata") if isinstance(metadata, dict) else None
+  return custom.get("digest") if isinstance(custom, dict) else None
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+  """The files of a checkpoint, relative to it; OSError where a folder in it cannot be read, which is no damage."""
+
+  def refuse(error: OSError) -> None:
+    raise error
+
+  found = [pathlib.Path(at, name) for at, _, names in os.walk(folder, onerror=refuse) for name in names]
+  return sorted(str(path.relative_to(folder)) for path in found)
+
+
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
-  files = sorted(path for path in folder.rglob("*") if path.is_file())
-  return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+  return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _files(folder)}
 
 
 def _mentions(error: BaseException, number: int) -> bool:

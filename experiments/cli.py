@@ -114,7 +114,9 @@ def parse(
     raise SystemExit(0) from None
   except flags.UnrecognizedFlagError as error:
     given = next((word for word in arguments if word.lstrip("-").partition("=")[0] == error.flagname), error.flagname)
-    takes = ": this command takes no config" if OVERRIDE.match(given) else ""
+    takes = ""
+    if OVERRIDE.match(given):
+      takes = ": this command takes no config" if config is None else ": that field is not true or false"
     known = [f"--{name}" for name in values if not OVERRIDE.match(f"--{name}")]
     raise UsageError(f"unknown flag {given}{takes}" + did_you_mean(given.partition("=")[0], known)) from None
   except (flags.Error, ValueError) as error:

@@ -110,6 +110,7 @@ class TrainConfig:
     """Raises UsageError for a value that no run can use."""
     for name in ("epochs", "batch_size", "checkpoint_every"):
       _require(getattr(self, name) >= 1, f"{where}.{name}", "an integer from 1", getattr(self, name))
+      _require(getattr(self, name) < 2**31, f"{where}.{name}", "an integer below 2^31", getattr(self, name))
     for name in ("learning_rate", "adam_epsilon"):
       _require(0 < getattr(self, name) < math.inf, f"{where}.{name}", "a number above 0", getattr(self, name))
     _require(all(0 <= f <= 1 for f in self.halve_at), f"{where}.halve_at", "fractions from 0 to 1", self.halve_at)
@@ -168,7 +169,7 @@ def check_width(width: float, where: str) -> None:
     raise UsageError(f"{where}: {error}") from None
 
 
-def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+def read(cls: type[T], values: Mapping[str, Any], where: str = "config", *, is_record: bool = False) -> T:
   """A dataclass from nested mappings, every field checked.
 
   Args:
@@ -176,12 +177,13 @@ def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
       has a method `check(where)`, that is called.
     values: {field: value}; what is missing takes its default.
     where: name of `values`, for messages.
+    is_record: `values` are what a run has written of itself: nothing may be missing.
 
   Returns:
     The dataclass.
 
   Raises:
-    UsageError: an unknown field, a wrong type, or an illegal value.
+    UsageError: an unknown field, a wrong type, an illegal value, or a record that lacks a field.
 
   Example:
     >>> read(TrialConfig, {"model": {"width": 1}}).model.width
@@ -191,28 +193,37 @@ def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
   fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
   for name in values:
     if name not in fields:
-      raise UsageError(f"{where}: no field {name!r}" + did_you_mean(name, fields))
-  result = cls(**{name: _convert(value, hints[name], f"{where}.{name}") for name, value in values.items()})
+      raise UsageError(f"{where}: no field {name!r}" + did_you_mean(str(name), fields))
+  missing = sorted(fields - values.keys())
+  if missing and is_record:
+    raise UsageError(f"{where}.{missing[0]} is missing from this record, so that nobody knows what it was")
+  # Groups that are left out are read too: their defaults may be no legal values.
+  groups = [name for name in missing if dataclasses.is_dataclass(hints[name])]
+  given: dict[str, Any] = dict(values) | {name: {} for name in groups}
+  result = cls(**{name: _convert(value, hints[name], f"{where}.{name}", is_record) for name, value in given.items()})
   check = getattr(result, "check", None)
   if check is not None:
     check(where)
   return result
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str, is_record: bool) -> Any:
   if dataclasses.is_dataclass(hint):
     if not isinstance(value, Mapping):
       raise UsageError(f"{where} must be a group of fields, got {value!r}")
-    return read(typing.cast(type, hint), value, where)
+    return read(typing.cast(type, hint), value, where, is_record=is_record)
   if isinstance(hint, types.GenericAlias):
     element = hint.__args__[0]
     if not isinstance(value, (tuple, list)):
       raise UsageError(f"{where} must be a tuple, got {value!r}")
-    return tuple(_convert(item, element, f"{where}[{index}]") for index, item in enumerate(value))
+    return tuple(_convert(item, element, f"{where}[{index}]", is_record) for index, item in enumerate(value))
   names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
   is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
   if hint is float and is_number:
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise UsageError(f"{where} must be a number that a float can hold, got one of {len(str(value))} digits") from None
   if hint is typing.Any or type(value) is hint:
     return value
   raise UsageError(f"{where} must be {names[hint]}, got {value!r}")

@@ -56,6 +56,10 @@ def load_config(
   config = _run_config(path, preset)
   for field, text in overrides.items():
     override(config, field, text, declared)
+  try:
+    config.to_dict()
+  except (ml_collections.config_dict.RequiredValueError, ValueError, RecursionError) as error:
+    raise UsageError(f"--config: {name}: {error}") from None
   return config
 
 
@@ -72,9 +76,9 @@ def _run_config(path: pathlib.Path, preset: str) -> ml_collections.ConfigDict:
     config = values.config
     if config is not None:
       getattr(config, "lock", None)  # raises what the file raised, where ml_collections kept an OSError back
-  except UsageError:
+  except (UsageError, KeyboardInterrupt):
     raise
-  except (Exception, SystemExit) as error:
+  except BaseException as error:  # a config file may raise anything
     _refuse_preset(path, preset)
     raise UsageError(f"--config: {_file_error(path, error)}") from None
   _refuse_preset(path, preset)
@@ -82,7 +86,24 @@ def _run_config(path: pathlib.Path, preset: str) -> ml_collections.ConfigDict:
     config = config.as_configdict()
   if not isinstance(config, Mapping | ml_collections.ConfigDict):
     raise UsageError(f"--config: get_config of '{path}' must return a ConfigDict, got {type(config).__name__}")
-  return config if isinstance(config, ml_collections.ConfigDict) else ml_collections.ConfigDict(config)
+  try:
+    _check_names(config, "get_config")
+    return config if isinstance(config, ml_collections.ConfigDict) else ml_collections.ConfigDict(config)
+  except RecursionError:
+    raise UsageError(f"--config: get_config of '{path}' returns too deep a dict") from None
+
+
+def _check_names(config: Any, where: str) -> None:
+  """Raises UsageError where a group has a field whose name is no text."""
+  for name in config:
+    if not isinstance(name, str):
+      raise UsageError(f"--config: {where} must have names of fields for keys, got {name!r}")
+    try:
+      value = config[name]
+    except ml_collections.config_dict.RequiredValueError:  # which an override may set
+      continue
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      _check_names(value, f"{where}.{name}")
 
 
 def _refuse_preset(path: pathlib.Path, preset: str) -> None:

@@ -71,6 +71,11 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
         raise
       print(f"error: {error}", file=sys.stderr)
       return USAGE_ERROR
+    except RuntimeError as error:
+      if not str(error).startswith("Unable to initialize backend"):  # that JAX_PLATFORMS names
+        raise
+      print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+      return USAGE_ERROR
     except KeyboardInterrupt:
       print("stopped", file=sys.stderr)
       return INTERRUPTED

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import statistics
 import sys
 import time
@@ -21,14 +22,16 @@ from absl import flags as absl_flags
 
 import dorefa_jax
 from experiments.cli import define_path, new_flags, parse
-from experiments.config import parse_bits
+from experiments.config import TrialConfig, parse_bits
 from experiments.data.dataset import DataError, Split
 from experiments.data.images import resize, to_unit
 from experiments.data.loading import load_dataset
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
+from experiments.records import read_object
 from experiments.restore import require_channels, restore_trial
 from experiments.steps import build_model
+from experiments.trial import DATA
 
 BATCH = 128
 ROUNDS = 15
@@ -73,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   directory, output = flags.workdir, flags.output or flags.workdir / "model.dorefa"
   if not directory.is_dir():
     raise UsageError(f"--workdir: no directory {str(directory)!r}")
-  if output.is_dir() or not output.parent.is_dir():
+  if (output.exists() and not output.is_file()) or not output.parent.is_dir():
     raise UsageError(f"--output: a file in a directory that exists, got {str(output)!r}")
   if flags.mat and not flags.mat.is_file():
     raise UsageError(f"--mat: no file {str(flags.mat)!r}")
   config, _, state, channels = restore_trial(directory)
   bits = parse_bits(flags.bits or config.bits, "--bits")
   try:
-    split = read_mat(flags.mat) if flags.mat else load_dataset(config.data).test
+    split = read_mat(flags.mat) if flags.mat else _own_images(config, directory)
   except DataError as error:  # a trial that was trained elsewhere
     if flags.mat:
       raise
@@ -114,6 +117,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = (median_ms(functools.partial(run, images)) for run in (emulated, packed))
     print(f"batch {batch}: {before:.2f} ms emulated, {after:.2f} ms packed, {before / after:.1f} times faster")
   return 0
+
+
+def _own_images(config: TrialConfig, directory: pathlib.Path) -> Split:
+  """The test images of a trial, from files that are here.
+
+  Raises:
+    DataError: they are not here, or other images are in their place.
+  """
+  dataset = load_dataset(dataclasses.replace(config.data, download=False))
+  trained_on = read_object(directory / DATA) or {}
+  if trained_on.get("digest") != dataset.digest():
+    raise DataError(
+      f"the trial began on {trained_on.get('name')} ({trained_on.get('source')}), and what is found here, "
+      f"{dataset.name} ({dataset.source}), holds other images"
+    )
+  return dataset.test
 
 
 def _describe(agreement: Agreement) -> str:

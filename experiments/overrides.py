@@ -42,7 +42,7 @@ def override(config: ml_collections.ConfigDict, field: str, text: str, declared:
   for depth, part in enumerate([*parents, name]):
     where = ".".join(["config", *field.split(".")[:depth]])
     hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else None
-    known = set(hints or ()) | (set(node.keys()) if isinstance(node, ml_collections.ConfigDict) else set())
+    known = set(hints or ()) | (set(node) if isinstance(node, dict | ml_collections.ConfigDict) else set())
     if part not in known:
       raise UsageError(f"{where}: no field {part!r}" + did_you_mean(part, known))
     hint = hints.get(part, Any) if hints is not None else _hint_of(node, part)
@@ -53,14 +53,17 @@ def override(config: ml_collections.ConfigDict, field: str, text: str, declared:
   _set(node, name, typed(text, hint, f"config.{field}"))
 
 
-def _set(node: ml_collections.ConfigDict, name: str, value: Any) -> None:
+def _set(node: ml_collections.ConfigDict | dict[str, Any], name: str, value: Any) -> None:
+  if isinstance(node, dict):  # of a ConfigDict that was told not to convert them
+    node[name] = value
+    return
   with node.unlocked(), node.ignore_type():
     node[name] = value
 
 
-def _hint_of(node: ml_collections.ConfigDict, name: str) -> Any:
+def _hint_of(node: ml_collections.ConfigDict | dict[str, Any], name: str) -> Any:
   """The type of a field that no dataclass declares: that of its placeholder, or of its value."""
-  kind = node.get_type(name)
+  kind = type(node[name]) if isinstance(node, dict) else node.get_type(name)
   if kind in (tuple, list):
     elements = {type(item) for item in node[name] or ()}
     # Of nothing, words are likelier than literals that are no numbers.
@@ -133,6 +136,10 @@ def _items(text: str, element: Any) -> list[Any]:
       value = ast.literal_eval(text)
     except SyntaxError:  # such as (1,2,4);(8,8,8)
       value = None
+    except ValueError:  # such as [auto, integer]
+      value = None
+      if text[0] == "[" and text[-1] == "]":
+        text = text[1:-1]
     if isinstance(value, list) or (isinstance(value, tuple) and not _is_one_element(value, element)):
       return list(value)
     if value is not None:

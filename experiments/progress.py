@@ -9,6 +9,7 @@ import sys
 import time
 
 from experiments.records import read_object, write_json
+from experiments.results import is_number
 
 PROGRESS = "progress.json"
 
@@ -58,9 +59,12 @@ def read_progress(directory: pathlib.Path) -> Progress | None:
     >>> read_progress(pathlib.Path("/nowhere")) is None
     True
   """
-  saved = read_object(directory / PROGRESS) or {}
+  try:
+    saved = read_object(directory / PROGRESS) or {}
+  except OSError:
+    return None
   names = [field.name for field in dataclasses.fields(Progress)]
-  if not all(isinstance(saved.get(name), int | float) for name in names) or not saved["steps"] or not saved["epochs"]:
+  if not all(is_number(saved.get(name)) for name in names) or not saved["steps"] or not saved["epochs"]:
     return None
   return Progress(**{name: saved[name] for name in names})
 

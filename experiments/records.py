@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -11,6 +12,10 @@ from collections.abc import Iterable
 from typing import Any
 
 PARTIAL = ".part"
+SEAL = "seal"
+"""The field of a sealed record that holds a hash of the others."""
+MEASURED = ("images_per_second",)
+"""Fields that differ from run to run, and are left out of the hash: what is trained again has the same seal."""
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -32,7 +37,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """
   partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
   try:
-    with open(partial, "w", encoding="utf-8") as file:
+    # Names of files may hold bytes that are no UTF-8.
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
@@ -55,18 +61,24 @@ def remove_partial_files(directory: pathlib.Path) -> None:
 def read_json(path: pathlib.Path) -> Any:
   """The content of a JSON file, None where it is missing or damaged.
 
+  Raises:
+    OSError: the file is there, and cannot be read now: that is no damage.
+
   Example:
     >>> read_json(pathlib.Path("/nowhere.json")) is None
     True
   """
   try:
     return json.loads(path.read_bytes())
-  except (OSError, ValueError, RecursionError):
+  except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, RecursionError):
     return None
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any] | None:
   """The content of a JSON file that holds an object, None where it is missing, damaged or holds anything else.
+
+  Raises:
+    OSError: as `read_json`.
 
   Example:
     >>> read_object(pathlib.Path("/nowhere.json")) is None
@@ -79,13 +91,16 @@ def read_object(path: pathlib.Path) -> dict[str, Any] | None:
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """The records of a log; torn and damaged lines are left out.
 
+  Raises:
+    OSError: the file is there, and cannot be read now.
+
   Example:
     >>> read_lines(pathlib.Path("/nowhere.jsonl"))
     []
   """
   try:
     lines = path.read_bytes().split(b"\n")[:-1]
-  except OSError:
+  except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
     return []
   records = []
   for line in lines:
@@ -94,6 +109,26 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
       if isinstance(record, dict):
         records.append(record)
   return records
+
+
+def seal(record: dict[str, Any]) -> dict[str, Any]:
+  """A record with a hash of its fields, by which a changed one is noticed.
+
+  Example:
+    >>> is_as_sealed(seal({"epoch": 1})), is_as_sealed(seal({"epoch": 1}) | {"epoch": 2})
+    (True, False)
+  """
+  return record | {SEAL: _hash(record)}
+
+
+def is_as_sealed(record: dict[str, Any]) -> bool:
+  """Whether a record's fields are those that were sealed; a record without a seal is believed."""
+  return SEAL not in record or record[SEAL] == _hash(record)
+
+
+def _hash(record: dict[str, Any]) -> str:
+  fields = {name: value for name, value in record.items() if name not in (SEAL, *MEASURED)}
+  return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def append_line(path: pathlib.Path, record: dict[str, Any]) -> None:

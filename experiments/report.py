@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import itertools
@@ -71,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_there = (workdir / "sweep.json").exists()
     problem = "a sweep.json that is damaged" if is_there else "no sweep.json; name the work directory of a sweep"
     raise UsageError(f"--workdir: {workdir} holds {problem}")
-  sweep = read(SweepConfig, saved)
-  command = str((read_object(workdir / "command.json") or {}).get("command", ""))
-  data = read_data_record(workdir / "data" / "data.json")
+  sweep = read(SweepConfig, saved, f"--workdir: {workdir / 'sweep.json'}: config", is_record=True)
+  command, data = "", None
+  with contextlib.suppress(OSError):  # a report without them is better than none
+    command = str((read_object(workdir / "command.json") or {}).get("command", ""))
+    data = read_data_record(workdir / "data" / "data.json")
   write_report(sweep, build_study(sweep, workdir, data), workdir / "report.html", command)
   print(f"report: {workdir / 'report.html'}")
   return 0
@@ -236,7 +239,7 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
   series = []
   for color, row in enumerate(study.rows):
     for state in row.cells[index].trials:
-      records = read_metrics(state.directory)
+      records = _records(state.directory)
       seed = f", seed {state.trial.config.train.seed}" if len(row.cells[index].trials) > 1 else ""
       at = (
         seconds_of_training(records, state.trial.config.train.batch_size)
@@ -249,6 +252,13 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
       series.append(one)
   drawing = chart(series, x_label="seconds" if by_time else "epoch", y_label="test accuracy")
   return f"<div><h3>Model {_text(study.models[index])}</h3>{drawing}</div>"
+
+
+def _records(directory: pathlib.Path) -> list[dict[str, Any]]:
+  try:
+    return read_metrics(directory)
+  except OSError:  # of one trial, whose curve is left out
+    return []
 
 
 def seconds_of_training(records: Sequence[Mapping[str, Any]], batch_size: int) -> list[float]:
@@ -278,7 +288,7 @@ def _trial(state: TrialState) -> str:
   line = describe(result) if result else state.status
   facts = []
   if result.get("images_per_second"):
-    facts.append(f"{result['images_per_second']:.0f} training images/s on {result['device']}")
+    facts.append(f"{result['images_per_second']:.0f} training images/s on {result.get('device', 'an unknown device')}")
   if result.get("params_digest"):
     facts.append(f"parameters' digest {result['params_digest']}")
   if result.get("versions"):

@@ -35,7 +35,7 @@ def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainSta
     raise UsageError(
       f"--workdir: {directory} holds no config.json that can be read, with checkpoints; name the directory of a trial"
     )
-  config = read(TrialConfig, fields)
+  config = read(TrialConfig, fields, f"--workdir: {directory / 'config.json'}: config", is_record=True)
   checkpoints = Checkpoints(directory / CHECKPOINTS, read_only=True)
   try:
     saved = checkpoints.read_newest()

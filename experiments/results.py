@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
+import sys
 from typing import Any
 
-from experiments.records import read_json, read_lines
+from experiments.records import is_as_sealed, read_json, read_lines
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
 STATUSES = ("done", "diverged", "failed")
 """How a trial can end."""
 DAMAGED = "damaged"
 """The status of a trial whose result cannot be read; it runs again, and goes on from its checkpoint."""
+LARGEST_COUNT = 2**53
+"""No training has more steps, and floats tell all integers up to this apart."""
+SMALLEST_RATE = 1e-6
+"""Images in a second; no training that ends is slower."""
 
 
 def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -24,14 +28,17 @@ def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
   Returns:
     Its result; None where it has none yet; `{"status": "damaged", "reason": ...}` where the file holds none.
 
+  Raises:
+    OSError: the file cannot be read now.
+
   Example:
     >>> read_result(pathlib.Path("/nowhere")) is None
     True
   """
   path = directory / RESULT
-  if not path.exists():
-    return None
   result = read_json(path)
+  if result is None and not path.exists():
+    return None
   problem = _problem(result)
   return {"status": DAMAGED, "reason": f"{RESULT} is damaged: {problem}"} if problem else result
 
@@ -42,27 +49,33 @@ def _problem(result: Any) -> str:
     return "it holds no result"
   if result.get("status") not in STATUSES:
     return f"its status is {result.get('status')!r}"
+  if not is_as_sealed(result):
+    return "its fields differ from those that were written"
   if result["status"] == "done":
     for name in ("best_test_accuracy", "last_test_accuracy"):
       if not _is_share(result.get(name)):
         return f"its {name} is {result.get(name)!r}"
   elif not isinstance(result.get("reason"), str):
     return "it has no reason"
-  kinds: dict[str, Any] = {"images_per_second": (int, float), "device": str, "params_digest": str, "versions": dict}
+  kinds: dict[str, Any] = {"device": str, "params_digest": str, "versions": dict}
   for name, kind in kinds.items():
     if result.get(name) is not None and not isinstance(result[name], kind):
       return f"its {name} is {result[name]!r}"
-  return ""
+  rate = result.get("images_per_second")
+  return "" if rate is None or _is_rate(rate) else f"its images_per_second is {rate!r}"
 
 
 def read_metrics(directory: pathlib.Path) -> list[dict[str, Any]]:
-  """The records of a trial's epochs, in order, without damaged and doubled ones.
+  """The records of a trial's epochs, in order, without damaged, changed and doubled ones.
 
   Args:
     directory: of the trial.
 
   Returns:
     One record for each epoch that has one; the last, where there are several.
+
+  Raises:
+    OSError: the file cannot be read now.
 
   Example:
     >>> read_metrics(pathlib.Path("/nowhere"))
@@ -99,14 +112,25 @@ def read_data_record(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-  counts = all(_is_number(record.get(name)) and record[name] >= 1 for name in ("epoch", "step"))
-  rate = record.get("images_per_second", 0)
-  return counts and _is_share(record.get("test_accuracy")) and _is_number(rate) and rate >= 0
+  counts = all(type(record.get(name)) is int and 1 <= record[name] <= LARGEST_COUNT for name in ("epoch", "step"))
+  is_whole = counts and _is_share(record.get("test_accuracy")) and _is_rate(record.get("images_per_second", 0))
+  return is_whole and is_as_sealed(record)
+
+
+def _is_rate(value: Any) -> bool:
+  return is_number(value) and (value == 0 or value >= SMALLEST_RATE)
 
 
 def _is_share(value: Any) -> bool:
-  return _is_number(value) and 0 <= value <= 1
+  return is_number(value) and 0 <= value <= 1
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+  """Whether a value of a record is a number that a float can hold.
+
+  Example:
+    >>> is_number(10**400), is_number(True), is_number(0.5)
+    (False, False, True)
+  """
+  # Comparisons are exact for integers of any size, and false for NaN.
+  return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -12,8 +12,9 @@ from typing import Any
 from experiments.errors import IN_USE, INTERRUPTED, USAGE_ERROR
 from experiments.executor import LOG, Executor, Slot
 from experiments.plan import Trial
-from experiments.records import read_object, write_json
+from experiments.records import read_json, read_object, seal, write_json
 from experiments.results import DAMAGED, RESULT, read_result
+from experiments.workdir import differing_fields
 
 ATTEMPTS = 2
 UNFINISHED = ("waiting", "failed", DAMAGED)
@@ -50,7 +51,8 @@ Notify = Callable[[TrialState, str], None]
 def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialState]:
   """The states of all trials as their directories tell them.
 
-  A trial that failed, or whose result is damaged, waits for another try; one that diverged is a result.
+  A trial that failed, or whose result is damaged, waits for another try; one that diverged is a result. One whose
+  result cannot be read now counts as failed, and its file is not touched.
 
   Args:
     trials: of the sweep.
@@ -62,7 +64,10 @@ def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialSta
   states = []
   for trial in trials:
     state = TrialState(trial, workdir / "trials" / trial.name)
-    result = read_result(state.directory)
+    try:
+      result = read_result(state.directory)
+    except OSError as error:
+      result = {"status": "failed", "reason": str(error)}
     if result is not None:
       state.status, state.result = result["status"], result
     states.append(state)
@@ -131,9 +136,11 @@ async def _work(
 async def _run(state: TrialState, slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify) -> None:
   directory, log = state.directory, state.directory / LOG
   directory.mkdir(parents=True, exist_ok=True)
-  (directory / RESULT).unlink(missing_ok=True)
-  if read_object(directory / CONFIG) is None:
-    write_json(directory / CONFIG, dataclasses.asdict(state.trial.config))
+  problem = _prepare(state.trial, directory)
+  if problem:
+    state.status, state.result = "failed", {"status": "failed", "reason": problem}
+    notify(state, describe(state.result))
+    return
   attempts = range(state.attempt + 1, state.attempt + 1 + ATTEMPTS)
   for attempt in attempts:
     state.status, state.slot, state.attempt = "running", slot.name, attempt
@@ -151,9 +158,37 @@ async def _run(state: TrialState, slot: Slot, executor: Executor, arguments: Seq
       break
     notify(state, f"{result['reason']}; one more try")
   if result["status"] == "failed":
-    write_json(directory / RESULT, result)
+    write_json(directory / RESULT, seal(result))
   state.status, state.result = result["status"], result
   notify(state, describe(result))
+
+
+def _prepare(trial: Trial, directory: pathlib.Path) -> str:
+  """Leaves a trial's directory with its config and without a result; returns why it cannot, "" where it can.
+
+  Raises:
+    OSError: a file cannot be read or written.
+  """
+  wanted = dataclasses.asdict(trial.config)
+  found = read_object(directory / CONFIG)
+  # What is missing is made again; what is there and differs may be what the checkpoints were trained with.
+  changed = differing_fields(_overlaid(wanted, found), wanted) if found else []
+  if changed:
+    return (
+      f"{directory / CONFIG} is not the config of this trial ({'; '.join(changed)}); put it back, or move the trial"
+    )
+  read_json(directory / RESULT)  # raises where it cannot be read now, and must not be removed
+  (directory / RESULT).unlink(missing_ok=True)
+  if found is None or differing_fields(found, wanted):
+    write_json(directory / CONFIG, wanted)
+  return ""
+
+
+def _overlaid(base: Any, values: Any) -> Any:
+  """Nested values, those that are missing taken from `base`."""
+  if not (isinstance(base, dict) and isinstance(values, dict)):
+    return values
+  return base | {name: _overlaid(base.get(name), value) for name, value in values.items()}
 
 
 def failure_reason(code: int, log: pathlib.Path, start: int = 0) -> str:

@@ -21,7 +21,7 @@ from experiments.executor import Executor, LocalExecutor, RayExecutor
 from experiments.plan import SweepConfig, duration, plan_trials
 from experiments.records import write_json
 from experiments.runner import load_states, run_trials
-from experiments.workdir import open_workdir
+from experiments.workdir import check_workdir, open_workdir
 
 CONFIG = "sweep.json"
 EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
@@ -48,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   console = Console()
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
+    check_workdir(workdir, CONFIG, dataclasses.asdict(sweep))
     return _dry_run(sweep, workdir, flags, console)
   command = f"python -m experiments.sweep {shlex.join(arguments)}"
-  with open_workdir(workdir, CONFIG, dataclasses.asdict(sweep)):
+  with open_workdir(workdir, CONFIG, dataclasses.asdict(sweep), made_again=("data",)):
     try:
       return _run(sweep, workdir, flags, console, command)
     except KeyboardInterrupt:

@@ -72,7 +72,7 @@ def _pin(core: int) -> None:
   # Before JAX starts: it makes as many threads as the process has cores.
   try:
     os.sched_setaffinity(0, {core})
-  except (AttributeError, OSError, OverflowError) as error:
+  except (AttributeError, OSError, OverflowError, ValueError) as error:
     raise UsageError(f"--core: cannot pin to core {core} ({error})") from None
 
 
@@ -85,7 +85,7 @@ def _config(spec: str, overrides: dict[str, str], directory: pathlib.Path) -> Tr
     raise UsageError(f"--config: needed, {problem}, from which to resume")
   if overrides:
     raise UsageError(f"--config.{next(iter(overrides))}: needs --config=FILE; a resumed trial keeps its config")
-  return read(TrialConfig, saved)
+  return read(TrialConfig, saved, f"--workdir: {directory / CONFIG}: config", is_record=True)
 
 
 def _run(config: TrialConfig, directory: pathlib.Path, flags: Any, parent: Parent | None) -> int:

@@ -20,7 +20,7 @@ from experiments.config import TrialConfig, parse_bits
 from experiments.data import DataError, Dataset, Split
 from experiments.data.cache import record
 from experiments.progress import Progress, Reporter
-from experiments.records import append_line, read_object, write_json, write_lines
+from experiments.records import append_line, read_object, seal, write_json, write_lines
 from experiments.results import METRICS, RESULT, complete_epochs, read_metrics
 from experiments.steps import Steps, TrainState, build_steps, traced_bits, weight_statistics, zero_totals
 
@@ -92,7 +92,7 @@ def run_trial(
         status = {"status": "diverged", "reason": f"loss is {loss} by step {int(state.step)}, in epoch {epoch + 1}"}
         break
       metrics = _end_epoch(run, state, epoch)
-      append_line(directory / METRICS, metrics)
+      append_line(directory / METRICS, seal(metrics))
       _write_scalars(writer, metrics)
       state = dataclasses.replace(state, totals=zero_totals(state.params))
       run.checkpoints.save(state)
@@ -101,7 +101,7 @@ def run_trial(
   finally:
     run.checkpoints.close()
   result = status | _result(run, state, epochs_done=epoch if status["status"] == "diverged" else config.train.epochs)
-  write_json(directory / RESULT, result)
+  write_json(directory / RESULT, seal(result))
   return result
 
 

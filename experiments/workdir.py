@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.data.dataset import DataError
@@ -19,7 +20,12 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def open_workdir(
-  directory: pathlib.Path, name: str, config: dict[str, Any], *, wait_seconds: float = 0.0
+  directory: pathlib.Path,
+  name: str,
+  config: dict[str, Any],
+  *,
+  wait_seconds: float = 0.0,
+  made_again: Sequence[str] = (),
 ) -> Iterator[None]:
   """Makes a work directory for a config, or finds that it is one already, and holds it while it is used.
 
@@ -28,6 +34,8 @@ def open_workdir(
     name: of the file in it that holds the config.
     config: what `json` can write.
     wait_seconds: how long to wait for another process that holds it.
+    made_again: names of folders that any run can make again: where there is nothing else, a failed first run leaves
+      nothing.
 
   Yields:
     Nothing.
@@ -36,7 +44,7 @@ def open_workdir(
     UsageError: the directory cannot be written, or belongs to something else or to another config.
     InUseError: another process holds it.
   """
-  _refuse_foreign(directory, name)
+  check_workdir(directory, name, config)
   made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
   with contextlib.ExitStack() as stack:
     try:
@@ -48,18 +56,14 @@ def open_workdir(
         write_json(directory / name, config)
     except OSError as error:
       raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
-    differences = [] if existing is None else differing_fields(existing, config)
-    if differences:
-      raise UsageError(
-        f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
-        f"use that config again, or name another directory"
-      )
     try:
       yield
     except (UsageError, DataError):
       # What failed before it made anything, as for data that are not there, must not bind the next run.
-      if existing is None and {entry.name for entry in directory.iterdir()} <= {name, LOCK}:
+      if existing is None and {entry.name for entry in directory.iterdir()} <= {name, LOCK, *made_again}:
         (directory / name).unlink()
+        for folder in made_again:
+          shutil.rmtree(directory / folder, ignore_errors=True)
         _remove_empty(made)
       raise
 
@@ -73,12 +77,24 @@ def _remove_empty(folders: list[pathlib.Path]) -> None:
     folder.rmdir()
 
 
-def _refuse_foreign(directory: pathlib.Path, name: str) -> None:
+def check_workdir(directory: pathlib.Path, name: str, config: dict[str, Any]) -> None:
+  """Raises UsageError for a directory that belongs to something else or to another config.
+
+  Args:
+    directory, name, config: as in `open_workdir`.
+  """
   if directory.exists() and not directory.is_dir():
     raise UsageError(f"--workdir: {directory} is a file; name a directory")
   if (directory / name).exists():
-    if read_object(directory / name) is None:
+    existing = read_object(directory / name)
+    if existing is None:
       raise UsageError(f"--workdir: {directory / name} is damaged; put its config back, or name a new directory")
+    differences = differing_fields(existing, config)
+    if differences:
+      raise UsageError(
+        f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
+        f"use that config again, or name another directory"
+      )
     return
   if not directory.is_dir():
     return

@@ -168,5 +168,49 @@ def on_manual_axes():
   check("packed", found, packed(images))
 
 
+def on_mixed_axes():
+  """Explicit axes beside automatic ones, and `jax.vmap` over an axis that is sharded."""
+  for types in ((AxisType.Explicit, AxisType.Auto), (AxisType.Explicit, AxisType.Explicit)):
+    mesh = jax.make_mesh((4, 2), ("batch", "model"), axis_types=types)
+    for backend in ("emulated", "auto", "integer"):
+      for name, (layer, x) in layers(backend).items():
+        variables = layer.init(jax.random.key(1), x)
+
+        def each(variables, x, layer=layer):
+          def loss(variables):
+            y = jax.vmap(lambda x: layer.apply(variables, x, rngs={"gradients": KEY}))(x[:, None])
+            return jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)), y
+
+          return jax.value_and_grad(loss, has_aux=True)(variables)
+
+        for run in (step(layer), each):
+          expected = jax.jit(run)(variables, x)
+          with jax.set_mesh(mesh):
+            placed = (
+              jax.device_put(variables, NamedSharding(mesh, P())),
+              jax.device_put(x, NamedSharding(mesh, P("batch"))),
+            )
+            found = jax.jit(run)(*placed)
+          assert jax.typeof(found[0][1]).sharding.spec[0] == "batch", (backend, name, jax.typeof(found[0][1]))
+          check(f"{types} {backend} {name}", found, expected)
+    for name, (block, w, x) in blocks().items():
+      expected = jax.jit(block)(w, x)
+      with jax.set_mesh(mesh):
+        placed = jax.device_put(w, NamedSharding(mesh, P())), jax.device_put(x, NamedSharding(mesh, P("batch")))
+        check(name, jax.jit(block)(*placed), expected)
+    layer, x = layers("auto")["dense"]
+    packed = dorefa.freeze(layer, layer.init(jax.random.key(1), x), input_shape=(32,))
+    with jax.set_mesh(mesh):
+      found = jax.jit(jax.vmap(lambda x, packed=packed: packed(x[None])[0]))(
+        jax.device_put(x, NamedSharding(mesh, P("batch")))
+      )
+    check("packed", found, packed(x))
+
+
 if __name__ == "__main__":
-  {"explicit": lambda: on_mesh("explicit"), "auto": lambda: on_mesh("auto"), "manual": on_manual_axes}[sys.argv[1]]()
+  {
+    "explicit": lambda: on_mesh("explicit"),
+    "auto": lambda: on_mesh("auto"),
+    "manual": on_manual_axes,
+    "mixed": on_mixed_axes,
+  }[sys.argv[1]]()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["explicit", "auto", "manual"])
+@pytest.mark.parametrize("kind", ["explicit", "auto", "manual", "mixed"])
 def test_what_runs_on_kernels_runs_on_a_mesh(kind, pytestconfig):
   run = subprocess.run(
     [sys.executable, "-W", "error", "-m", "tests.mesh_program", kind],

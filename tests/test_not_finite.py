@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import dorefa_jax as dorefa
 from dorefa_jax import kernels
 from dorefa_jax.conv_block import _make, conv_block
 from dorefa_jax.image_layers import image_block
+from dorefa_jax.models.svhn import max_pool_2x2
 from dorefa_jax.pooling import max_pool_windows
 from dorefa_jax.quantizers import bound, quantize_gradients, quantize_weights, weight_codes
 from tests.kernels import native
@@ -277,3 +279,41 @@ def test_a_diverged_step_has_a_loss_that_is_not_finite():
     assert jnp.isnan(updates["batch_stats"]["bn2"]["mean"]).all(), backend
     logits = model.apply(variables, images, bits=dorefa.BitWidths(4, 4, 4))
     assert jnp.isnan(logits).all(), (backend, kernels.available())
+
+
+@pytest.mark.parametrize("size", [(18, 18), (19, 19), (18, 19), (23, 5)])
+def test_poolings_of_the_model_show_a_nan(size):
+  x = jax.random.normal(jax.random.key(0), (8, *size, 64)).at[0, 3, 3, 0].set(jnp.nan)
+  y = jax.jit(max_pool_2x2)(x)
+  assert jnp.isnan(y).sum() == 1
+  assert jnp.isnan(y[0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("backend", ["emulated", "auto", "integer"])
+@pytest.mark.parametrize("size", [41, 42])
+def test_a_model_on_images_of_any_size_shows_a_nan(backend, size):
+  model = dorefa.models.SvhnConvNet(width=0.125, backend=backend, bits=dorefa.BitWidths(2, 2, 4))
+  images = jax.random.uniform(jax.random.key(1), (2, size, size, 3))
+  variables = model.init(jax.random.key(0), images[:1])
+  kernel = variables["params"]["conv2"]["kernel"].at[0, 0, 0, 0].set(jnp.nan)
+  variables = {**variables, "params": {**variables["params"], "conv2": {"kernel": kernel}}}
+  rngs = {"gradients": jax.random.key(1), "dropout": jax.random.key(2)}
+  logits, _ = jax.jit(lambda v: model.apply(v, images, train=True, mutable=["batch_stats"], rngs=rngs))(variables)
+  assert not jnp.isfinite(jax.nn.log_softmax(logits).mean())
+
+
+def test_a_packed_float_pooling_shows_a_nan():
+  class Residual(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      conv = functools.partial(dorefa.linen.Conv, 16, (3, 3), bits=dorefa.BitWidths(1, 2, 32))
+      x = nn.max_pool(nn.Conv(16, (3, 3))(x), (2, 2), (2, 2))
+      x = conv()(dorefa.bound(x))
+      x = nn.max_pool(conv()(dorefa.bound(x)) + x, (2, 2), (2, 2))
+      return x.max((1, 2))
+
+  images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)).at[0, 5, 5, 0].set(jnp.nan)
+  model = Residual()
+  packed = dorefa.freeze(model, model.init(jax.random.key(0), images), input_shape=(32, 32, 3))
+  for path in (None, "xla"):
+    assert jnp.isnan(packed(images, path=path)).all(1).tolist() == [True, False]

@@ -220,3 +220,27 @@ def test_a_kernel_by_itself_is_not_differentiated():
   for differentiate in (jax.grad, jax.jacfwd):
     with pytest.raises(ValueError, match="backend='emulated'"):
       differentiate(lambda x: jnp.sum(dorefa.kernels.dot(x, weights, activation_bits=2)))(jnp.ones((3, 16)))
+
+
+def test_a_view_of_nnx_layers_is_in_evaluation():
+  layer = dorefa.nnx.Linear(32, 16, bits=dorefa.BitWidths(1, 2, 4), rngs=nnx.Rngs(0))
+  model = nnx.Sequential(layer, nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+  view = nnx.view(model, deterministic=True)
+  assert [part.deterministic for part in view.layers] == [True, True]
+  assert not layer.deterministic
+
+
+@pytest.mark.parametrize("backend", ["emulated", "auto", "integer"])
+def test_an_empty_result_is_emulated_or_refused(backend):
+  layer = dorefa.linen.Conv(16, (3, 3), padding="VALID", bits=dorefa.BitWidths(1, 2, 4), backend=backend)
+  variables = layer.init(jax.random.key(0), jnp.ones((1, 4, 4, 16)))
+
+  def loss(x):
+    return layer.apply(variables, x, rngs={"gradients": jax.random.key(1)}).sum()
+
+  x = jnp.ones((1, 2, 2, 16))
+  if backend == "integer":
+    with pytest.raises(ValueError, match="is smaller than the kernel"):
+      jax.grad(loss)(x)
+  else:
+    assert not jax.grad(loss)(x).any()

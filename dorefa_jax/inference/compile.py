@@ -9,7 +9,7 @@ import numpy as np
 
 from dorefa_jax.inference.chain import ELEMENTWISE, NoChain, find_chain, narrow
 from dorefa_jax.inference.flatten import Constant, Equation, FlatProgram, FreezeError
-from dorefa_jax.inference.float_ops import FLOAT_OPS, has_other_meaning, plain
+from dorefa_jax.inference.float_ops import FLOAT_OPS, SAVED_DTYPES, has_other_meaning, plain
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, Node, Segment
 from dorefa_jax.inference.link import Product, link, pooled_shape
 from dorefa_jax.kernels.program import Output
@@ -267,4 +267,10 @@ def _float_node(equation: Equation, shapes: dict[int, tuple[int, ...]]) -> Float
   inputs = tuple(
     value if isinstance(value, int) else narrow(value.value) if can_narrow else value.value for value in equation.inputs
   )
+  for value in inputs:
+    if not isinstance(value, int) and value.dtype.name not in SAVED_DTYPES:
+      raise FreezeError(
+        f"{place}: operation '{equation.name}' has a constant of dtype {value.dtype}; a packed file holds "
+        f"{', '.join(sorted(SAVED_DTYPES))}"
+      )
   return FloatNode(equation.name, parameters, inputs, equation.output)

@@ -46,6 +46,7 @@ from dorefa_jax.inference.fields import (
   shape,
   text,
 )
+from dorefa_jax.inference.float_ops import SAVED_DTYPES
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
 from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_HEADER, header_limit
 from dorefa_jax.inference.packed import PackedModel
@@ -55,7 +56,6 @@ VERSION = 1
 DIGEST = 32
 UNPACKED_AT_ONCE = 1 << 20
 """Codes whose bits are apart in memory at a time; a multiple of 8."""
-DTYPES = {"float32", "float16", "int32", "int8", "uint8", "uint32", "bool"}
 
 
 def load(path: str | os.PathLike[str]) -> PackedModel:
@@ -91,8 +91,8 @@ def encode_graph(graph: Graph) -> bytes:
 
   def put(array: np.ndarray, bits: int | None = None) -> int:
     array = np.asarray(array)
-    if bits is None and array.dtype.name not in DTYPES:
-      raise ValueError(f"an array of dtype {array.dtype} cannot be saved; there are: {', '.join(sorted(DTYPES))}")
+    if bits is None and array.dtype.name not in SAVED_DTYPES:
+      raise ValueError(f"an array of dtype {array.dtype} cannot be saved; there are: {', '.join(sorted(SAVED_DTYPES))}")
     dtype = array.dtype.name if bits is None else "codes"
     arrays.append({"shape": list(array.shape), "dtype": dtype, "bits": bits})
     little = array.astype(array.dtype.newbyteorder("<"), order="C")
@@ -181,7 +181,7 @@ class _Arrays:
       sizes, dtype = shape(fields["shape"]), fields["dtype"]
       bits = None if fields["bits"] is None else integer(fields["bits"], 1, 8)
       count = math.prod(sizes)
-      is_known = dtype == "codes" if bits is not None else isinstance(dtype, str) and dtype in DTYPES
+      is_known = dtype == "codes" if bits is not None else isinstance(dtype, str) and dtype in SAVED_DTYPES
       if not 0 < count <= MAX_ELEMENTS or not is_known:
         raise ValueError(f"array {index} has {count} elements of {reprlib.repr(dtype)} with bits {bits}")
       little = np.dtype(np.uint8 if bits is not None else dtype).newbyteorder("<")

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dorefa_jax.not_finite import nan_where
+
 _UNARY: dict[str, Callable[..., jax.Array]] = {
   "abs": jnp.abs, "cbrt": jnp.cbrt, "ceil": jnp.ceil, "cos": jnp.cos, "erf": lax.erf, "erfc": lax.erfc, "exp": jnp.exp,
   "exp2": jnp.exp2, "expm1": jnp.expm1, "floor": jnp.floor, "is_finite": jnp.isfinite, "log": jnp.log,
@@ -69,10 +71,22 @@ def _window(start: float, combine: Callable[..., jax.Array]) -> Callable[..., ja
   return apply
 
 
+def _keeping_nan(reduce: Callable[..., jax.Array], largest: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """A maximum or minimum that NaN wins, whatever XLA's own on CPU makes of it in large arrays."""
+
+  def apply(x: jax.Array, **options: Any) -> jax.Array:
+    y = reduce(x, **options)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return y
+    return nan_where(largest(jnp.isnan(x).astype(x.dtype), **options) > 0, y)
+
+  return apply
+
+
 _WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
 _REDUCTIONS: dict[str, Callable[..., jax.Array]] = {
-  "reduce_and": jnp.all, "reduce_max": jnp.max, "reduce_min": jnp.min, "reduce_or": jnp.any, "reduce_prod": jnp.prod,
-  "reduce_sum": jnp.sum,
+  "reduce_and": jnp.all, "reduce_max": _keeping_nan(jnp.max, jnp.max), "reduce_min": _keeping_nan(jnp.min, jnp.max),
+  "reduce_or": jnp.any, "reduce_prod": jnp.prod, "reduce_sum": jnp.sum,
 }  # fmt: skip
 
 FLOAT_OPS: Mapping[str, FloatOp] = {
@@ -108,8 +122,8 @@ FLOAT_OPS: Mapping[str, FloatOp] = {
   "dot_general": FloatOp(_dot, ("dimension_numbers", "preferred_element_type")),
   "integer_pow": FloatOp(lambda x, *, y: lax.integer_pow(x, y), ("y",)),
   "pad": FloatOp(lax.pad, ("padding_config",)),
-  "reduce_window_max": FloatOp(_window(-np.inf, lax.max), _WINDOW),
-  "reduce_window_min": FloatOp(_window(np.inf, lax.min), _WINDOW),
+  "reduce_window_max": FloatOp(_keeping_nan(_window(-np.inf, lax.max), _window(-np.inf, lax.max)), _WINDOW),
+  "reduce_window_min": FloatOp(_keeping_nan(_window(np.inf, lax.min), _window(-np.inf, lax.max)), _WINDOW),
   "reduce_window_sum": FloatOp(_window(0, lax.add), _WINDOW),
   "reshape": FloatOp(lambda x, *, new_sizes: lax.reshape(x, new_sizes), ("new_sizes",)),
   "rev": FloatOp(lax.rev, ("dimensions",)),
@@ -134,6 +148,8 @@ VALUE_DTYPES = {
   "bfloat16", "bool", "float16", "float32", "int16", "int32", "int8", "uint16", "uint32", "uint8",
 }  # fmt: skip
 """Of values between operations; at most 4 bytes each."""
+SAVED_DTYPES = {"float32", "float16", "int32", "int8", "uint8", "uint32", "bool"}
+"""Of constants, which a file holds."""
 
 
 def is_dtype_parameter(name: str) -> bool:

@@ -131,6 +131,8 @@ def _svhn_input_shape(params: Any) -> tuple[int, ...]:
 def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[[jax.Array], jax.Array]:
   """The model in evaluation as a function of images."""
   options: dict[str, Any] = {} if bits is None else {"bits": bits}
+  if bits is not None and not _takes_bits(model):
+    raise ValueError("the call of the model takes no argument 'bits': leave bits out, and set them in its layers")
   if not isinstance(model, nn.Module | nnx.Module):
     return lambda images: model(images, **options)
   options |= _evaluation_flags(model)
@@ -157,6 +159,15 @@ WAY_OUT = (
   "with the model's own arguments"
 )
 """For models whose call takes more than images, bit widths and a known flag."""
+
+
+def _takes_bits(model: Any) -> bool:
+  call = model.__call__ if isinstance(model, nn.Module | nnx.Module) else model
+  try:
+    parameters = inspect.signature(call).parameters
+  except (TypeError, ValueError):  # of a function that tells nothing of itself
+    return True
+  return "bits" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _evaluation_flags(model: Any) -> dict[str, bool]:

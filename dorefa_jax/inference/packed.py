@@ -78,7 +78,8 @@ class PackedModel:
       path: of the kernels, instead of the available one: see `dorefa_jax.kernels.available`.
 
     Returns:
-      What the model gave before it was frozen; an image that is not finite gives NaN.
+      What the model gave before it was frozen; an image with a NaN gives NaN, and infinite values count as the
+      model's first layer takes them.
 
     Raises:
       ValueError: images of another shape or dtype.
@@ -96,24 +97,26 @@ class PackedModel:
     return self._run(images.astype(jnp.float32), path=available().path if path is None else path)
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the model to a file, atomically.
+    """Writes the model to a file, atomically; through a symbolic link to the file that it names.
 
     Args:
       path: of the file, by convention with the suffix ".dorefa".
 
     Raises:
-      OSError: the directory does not exist or cannot be written, or the path is a directory.
+      OSError: the directory does not exist or cannot be written, or the path is a directory or a device.
 
     Example:
       >>> packed.save("model.dorefa")  # doctest: +SKIP
     """
     from dorefa_jax.inference.file import encode_graph
 
-    target = pathlib.Path(path)
+    target = pathlib.Path(os.path.realpath(path))
     if not target.parent.is_dir():
       raise FileNotFoundError(errno.ENOENT, "no such directory", str(target.parent))
     if target.is_dir():
       raise IsADirectoryError(errno.EISDIR, "a directory is in the file's place", str(target))
+    if target.exists() and not target.is_file():
+      raise FileExistsError(errno.EEXIST, "what is in the file's place is no regular file", str(target))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
       partial.write_bytes(encode_graph(self._graph))

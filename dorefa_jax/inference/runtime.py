@@ -69,7 +69,7 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
   segment = for_kernels(segment)
   ops = segment.ops(path)
   arrays = [
-    jnp.asarray(array)
+    array
     for layer, op in zip(segment.layers, ops)
     if isinstance(layer, Conv)
     for array in pack_layer(layer, op.format)

@@ -72,7 +72,11 @@ def available() -> Availability:
 
 
 def run(
-  x: jax.Array, program: jax.Array | np.ndarray, arrays: Sequence[jax.Array], out_shape: tuple[int, ...], path: str
+  x: jax.Array,
+  program: jax.Array | np.ndarray,
+  arrays: Sequence[jax.Array | np.ndarray],
+  out_shape: tuple[int, ...],
+  path: str,
 ) -> jax.Array:
   """Runs a program on a batch, on CPU.
 

@@ -26,10 +26,23 @@ def choose(kernels: Callable[..., T], emulation: Callable[..., T], *operands: An
     *operands: pytrees of arrays, as `on_mesh` leaves them.
 
   Returns:
-    The result, varying over the manual axes that any operand varies over.
+    The result, varying over the manual axes that any operand varies over. On a mesh with explicit axes it is not
+    differentiated.
 
   Example:
     >>> choose(lambda x: x + 1, lambda x: x - 1, 1.0) in (0.0, 2.0)
+    True
+  """
+  if has_explicit_axes(operands):
+    return _gathering_vmap(kernels, emulation, *operands)
+  return by_platform(kernels, emulation, *operands)
+
+
+def by_platform(kernels: Callable[..., T], emulation: Callable[..., T], *operands: Any) -> T:
+  """`choose` of functions that both run in XLA, to be differentiated by JAX.
+
+  Example:
+    >>> by_platform(lambda x: x + 1, lambda x: x - 1, 1.0) in (0.0, 2.0)
     True
   """
   axes = _varying_axes(operands)
@@ -63,7 +76,10 @@ def call(target: str, results: Any, *operands: jax.Array | np.ndarray, **attribu
 
   @run.defjvp
   def refuse(*_: Any) -> Any:
-    raise ValueError("a product on kernels has no such derivative; compute it with backend='emulated'")
+    raise ValueError(
+      "a product on kernels has no such derivative; compute it with backend='emulated', and instead of a packed model "
+      "differentiate the one that was packed"
+    )
 
   return _vary(run(*_vary(operands, axes)), axes)
 
@@ -85,9 +101,29 @@ def on_mesh(compute: Callable[..., T], emulation: Callable[..., T], *operands: A
   operands = _vary(operands, _varying_axes(operands))
   if not has_explicit_axes(operands):
     return compute(*operands)
-  like = jax.eval_shape(emulation, *operands)
+  closed, like = jax.make_jaxpr(emulation, return_shape=True)(*operands)
+  shardings = jax.tree.unflatten(jax.tree.structure(like), [aval.sharding for aval in closed.out_avals])
   gathered = jax.tree.map(_gather, operands)
-  return jax.tree.map(lambda y, type: jax.sharding.reshard(y, type.sharding), compute(*gathered), like)
+  return jax.tree.map(jax.sharding.reshard, compute(*gathered), shardings)
+
+
+def _gathering_vmap(kernels: Callable[..., T], emulation: Callable[..., T], *operands: Any) -> T:
+  """`by_platform`, which under `jax.vmap` gathers the examples: the library takes them one after the other."""
+
+  def pick(*operands: Any) -> T:
+    return by_platform(kernels, emulation, *operands)
+
+  mapped: Any = jax.custom_batching.custom_vmap(pick)
+
+  @mapped.def_vmap
+  def rule(_: int, is_mapped: list[Any], *operands: Any) -> tuple[T, Any]:
+    gathered = jax.tree.map(lambda along, x: _gather(x) if along else x, tuple(is_mapped), operands)
+    axes = jax.tree.map(lambda along: 0 if along else None, tuple(is_mapped))
+    results = jax.vmap(pick, axes)(*gathered)
+    return results, jax.tree.map(lambda _: True, results)
+
+  result: T = mapped(*operands)
+  return result
 
 
 def on_gathered_batch(compute: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
 from dorefa_jax.conv_block import conv_block, fits
 from dorefa_jax.image_layers import image_block, image_block_fits
+from dorefa_jax.kernels.platform import by_platform
 from dorefa_jax.linen import Conv, Dense
 from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel, ConvParameters
 from dorefa_jax.ops import GRADIENT_STREAM, Backend
@@ -48,6 +49,8 @@ CONVOLUTIONS = (
   ConvSpec(512, 5),
 )
 MIN_IMAGE_SIZE = 40
+MAX_WIDTH = 64
+"""A layer of model A has 512 channels: beyond this there are more than a machine holds."""
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-4}
 INITIALIZER = nn.initializers.he_normal()
 
@@ -215,17 +218,23 @@ def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:
 def max_pool_2x2(x: jax.Array) -> jax.Array:
   """Max pooling by 2 in both directions, borders padded as "SAME".
 
-  On even sizes a maximum over a reshaped array, whose gradient (shared by equal maxima) XLA
-  computes on CPUs faster than that of a pooling window.
+  A maximum over a reshaped array, whose gradient (shared by equal maxima) XLA computes on CPUs faster than that of a
+  pooling window, and which keeps NaN, as that window does not.
 
   Example:
     >>> import jax.numpy as jnp
     >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
   """
-  if x.shape[1] % 2 or x.shape[2] % 2:
-    return nn.max_pool(x, (2, 2), (2, 2), "SAME")
-  return max_pool_windows(x, 2)
+  height, width = x.shape[1:3]
+  if height % 2 == width % 2 == 0:
+    return max_pool_windows(x, 2)
+  pads = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
+  return by_platform(
+    lambda x: max_pool_windows(jnp.pad(x, pads, constant_values=-jnp.inf), 2),
+    lambda x: nn.max_pool(x, (2, 2), (2, 2), "SAME"),
+    x,
+  )
 
 
 def scaled_features(width: float) -> tuple[int, ...]:
@@ -238,7 +247,7 @@ def scaled_features(width: float) -> tuple[int, ...]:
     Seven channel counts.
 
   Raises:
-    ValueError: a layer would have no channel.
+    ValueError: a layer would have no channel, or more than a machine holds.
 
   Example:
     >>> scaled_features(0.125)
@@ -246,6 +255,8 @@ def scaled_features(width: float) -> tuple[int, ...]:
   """
   if isinstance(width, bool) or not isinstance(width, (int, float)) or not math.isfinite(width):
     raise ValueError(f"width must be a finite number, got {width!r}")
+  if width > MAX_WIDTH:
+    raise ValueError(f"width must be at most {MAX_WIDTH}, got {width}")
   features = tuple(int(spec.features * width + 0.5) if width > 0 else 0 for spec in CONVOLUTIONS)
   if min(features) < 1:
     smallest = 0.5 / min(spec.features for spec in CONVOLUTIONS)

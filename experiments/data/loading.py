@@ -32,13 +32,15 @@ def load_dataset(config: DataConfig) -> Dataset:
     The data set, cut to the sizes asked for. Where street_digits stands in, its name says so.
 
   Raises:
-    DataError: the data are not to be had, or damaged.
+    DataError: the data are not to be had, or damaged; or generated ones are to be read from a directory.
 
   Example:
     >>> load_dataset(DataConfig("street_digits", train_size=2, test_size=2)).name
     'street_digits'
   """
   if config.name == "street_digits":
+    if config.dir:
+      raise DataError("config.data.dir: street_digits are generated, and read from no directory; leave it empty")
     return _street_digits(config)
   directory = find_directory(config)
   if directory is None and config.name == "svhn" and config.stand_in and not config.dir:

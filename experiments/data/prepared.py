@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.data.dataset import DataError, Dataset, Split, check_split, join
+from experiments.records import read_object
 
 
 def is_prepared(directory: pathlib.Path, tfds_name: str) -> bool:
@@ -51,6 +52,9 @@ def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
     source = tfds.data_source(tfds_name, data_dir=str(directory), split=split, download=False)
     records = [source[index] for index in range(len(source))]
   except NotImplementedError as error:
+    for info in (directory / tfds_name).glob("*/dataset_info.json"):
+      if not (read_object(info) or {}).get("fileFormat"):
+        raise DataError(f"{where}: {info} is damaged, or says nothing of the files' format") from error
     raise DataError(
       f"{where}: not prepared as array_record; run 'tfds build {tfds_name} --file_format=array_record'"
     ) from error

@@ -1,7 +1,9 @@
 """Checkpoints: what is restored is what was saved, readers write nothing, and only proven damage is set aside."""
 
 import dataclasses
+import errno
 import gc
+import os
 import random
 import shutil
 
@@ -164,7 +166,7 @@ def test_what_is_no_damage_ends_in_one_line_and_touches_nothing(directory, monke
 
   before = content(directory)
   checkpoints = Checkpoints(directory, read_only=read_only)
-  monkeypatch.setattr(checkpoints._manager, "restore", fail)
+  monkeypatch.setattr(checkpoints._handler, "restore", fail)
   with pytest.raises(CheckpointError, match="nothing was touched"):
     checkpoints.restore(LIKE)
   checkpoints.close()
@@ -233,3 +235,66 @@ def test_a_full_disk_is_an_oserror(directory, monkeypatch):
 def test_digests_tell_arrays_apart():
   assert digest({"a": np.zeros(2)}) != digest({"a": np.zeros(3)})
   assert digest({"a": np.zeros(2)}) != digest({"b": np.zeros(2)})
+
+
+METADATA = {"a list": b"[]", "another kind": b'{"custom_metadata": 5}', "empty": b"", "no UTF-8": b"\xff\xfe"}
+
+
+@pytest.mark.parametrize("content_of_it", METADATA.values(), ids=METADATA)
+@pytest.mark.parametrize("step", ["4", "8"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_damaged_metadata_hides_no_other_checkpoint(directory, content_of_it, step, read_only):
+  (directory / step / "_CHECKPOINT_METADATA").write_bytes(content_of_it)
+  before = content(directory)
+  state = restore(directory, read_only=read_only)
+  assert int(state.step) == (4 if step == "8" else 8)
+  if read_only:
+    assert content(directory) == before
+  checkpoints = Checkpoints(directory)
+  checkpoints.save(make(12, 12.0))
+  checkpoints.close()
+  assert int(restore(directory, read_only=True).step) == 12
+
+
+def test_a_lost_digest_lets_no_damage_through(directory):
+  """The hashes of the files stand beside the checkpoints, too."""
+  rng = random.Random(1)
+  files = [path for path in (directory / "8" / "default").rglob("*") if path.is_file() and path.stat().st_size > 64]
+  (directory / "8" / "_CHECKPOINT_METADATA").write_bytes(b"")
+  for _ in range(5):
+    path = rng.choice(files)
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    whole = path.read_bytes()
+    path.write_bytes(bytes(data))
+    assert int(restore(directory, read_only=True).step) == 4
+    path.write_bytes(whole)
+
+
+def test_an_emptied_file_of_a_checkpoint_without_hashes_is_damage(directory):
+  (directory / "files.json").unlink()
+  for path in (directory / "8" / "default").rglob("d/*"):
+    path.write_bytes(b"")
+  assert int(restore(directory).step) == 4
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_folder_that_cannot_be_read_now_is_no_damage(directory, monkeypatch, read_only):
+  before, scandir = content(directory), os.scandir
+
+  def refuse(path="."):
+    if str(path).endswith("/8"):
+      raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    return scandir(path)
+
+  def fail(*_, **__):
+    raise ValueError("an array cannot be opened")
+
+  checkpoints = Checkpoints(directory, read_only=read_only)
+  monkeypatch.setattr(checkpoints._handler, "restore", fail)
+  monkeypatch.setattr(os, "scandir", refuse)
+  with pytest.raises(CheckpointError, match="Permission denied"):
+    checkpoints.read_newest()
+  monkeypatch.undo()
+  checkpoints.close()
+  assert content(directory) == before

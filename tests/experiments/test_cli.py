@@ -266,3 +266,54 @@ def test_shipped_sweeps_are_legal(name, preset):
 def test_other_shipped_configs_are_legal():
   read(SweepConfig, load_config("configs/cifar10_grid.py", {}).to_dict())
   assert read(TrialConfig, load_config("configs/svhn.py", {}).to_dict()).train.epochs == 200
+
+
+def test_names_in_brackets_are_a_list():
+  config = load_config(GRID, {"grid.backends": "[auto, integer]"}, SweepConfig)
+  assert tuple(config.grid.backends) == ("auto", "integer")
+
+
+CONFIGS = {
+  "a placeholder that must be set": ("ConfigDict({'name': config_dict.required_placeholder(str)})", {}, "required"),
+  "a name that is no text": ("{1: 2}", {}, "must have names of fields for keys, got 1"),
+  "names of two types": ("{1: 2, 'a': 3}", {}, "must have names of fields for keys, got 1"),
+  "a name inside": ("ConfigDict({'train': ConfigDict({'a': {2: 3}}, convert_dict=False)})", {}, "keys, got 2"),
+  "depth": ("functools.reduce(lambda inner, _: {'a': inner}, range(5000), {})", {}, "deep|recursion"),
+  "a width of 400 digits": ("{'grid': {'widths': (10**400,), 'bits': (1, 2, 4)}}", {}, "widths.0. must be a number"),
+  "a width of 1e308": ("{'grid': {'widths': (1e308,), 'bits': (1, 2, 4)}}", {}, "width must be at most 64"),
+  "epochs of 400 digits": ("{'grid': {'bits': (1, 2, 4)}}", {"train.epochs": "1" + "0" * 400}, "epochs must be"),
+  "no grid": ("{'name': 'x'}", {}, "config.grid.bits must have at least one value"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_odd_configs_are_one_line(tmp_path, kind):
+  returned, overrides, message = CONFIGS[kind]
+  path = tmp_path / "mine.py"
+  path.write_text(
+    f"import functools\nfrom ml_collections import ConfigDict, config_dict\ndef get_config():\n  return {returned}\n"
+  )
+  with pytest.raises(UsageError, match=message):
+    read(SweepConfig, load_config(str(path), overrides, SweepConfig).to_dict())
+
+
+def test_a_config_of_plain_dicts_takes_overrides(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from ml_collections import ConfigDict\n"
+    "def get_config():\n  return ConfigDict({'train': {'epochs': 1}}, convert_dict=False)\n"
+  )
+  config = load_config(str(path), {"train.epochs": "3", "train.seed": "5"}, SweepConfig)
+  assert config.to_dict()["train"] == {"epochs": 3, "seed": 5}
+
+
+def test_whatever_a_config_raises_is_named_with_its_line(tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text("class Odd(BaseException):\n  pass\ndef get_config():\n  raise Odd('no')\n")
+  with pytest.raises(UsageError, match=r"mine\.py:4: Odd: no"):
+    load_config(str(path), {})
+
+
+def test_a_field_that_is_no_switch_has_no_opposite():
+  with pytest.raises(UsageError, match="--noconfig.train.epochs: that field is not true or false"):
+    line("--noconfig.train.epochs")

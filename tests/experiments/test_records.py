@@ -1,10 +1,22 @@
+import errno
 import json
+import pathlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.records import append_line, read_json, read_lines, read_object, write_json, write_lines
+from experiments.records import (
+  append_line,
+  is_as_sealed,
+  read_json,
+  read_lines,
+  read_object,
+  seal,
+  write_json,
+  write_lines,
+  write_text,
+)
 
 json_values = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=4)
 
@@ -65,3 +77,30 @@ def test_damaged_lines_take_no_other_with_them(tmp_path):
   assert [record.get("step") for record in read_lines(path)] == [1, None, 2]
   path.unlink()
   assert read_lines(path) == []
+
+
+def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch):
+  path = tmp_path / "a.json"
+  path.write_text("{}\n")
+
+  def refuse(self):
+    raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+  for read in (read_json, read_object, read_lines):
+    with pytest.raises(PermissionError):
+      read(path)
+
+
+def test_texts_that_are_no_utf8_are_written_all_the_same(tmp_path):
+  write_text(tmp_path / "a.html", "caf\udce9 \ud800")
+  assert (tmp_path / "a.html").read_text() == "caf\\udce9 \\ud800"
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats() | st.text()), st.text(), st.integers())
+def test_a_changed_record_is_noticed(record, name, value):
+  sealed = seal(record)
+  assert is_as_sealed(json.loads(json.dumps(sealed)))
+  changed = json.loads(json.dumps(sealed | {name: value}))
+  is_same = name == "images_per_second" or (name in sealed and sealed[name] == value and type(sealed[name]) is int)
+  assert is_as_sealed(changed) == is_same

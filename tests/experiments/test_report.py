@@ -1,7 +1,9 @@
 import dataclasses
+import errno
 import html.parser
 import io
 import json
+import pathlib
 import re
 import shlex
 
@@ -15,7 +17,7 @@ from experiments.charts import Series, chart, ticks
 from experiments.cli import load_config, new_flags, parse
 from experiments.config import DataConfig, TrialConfig, read
 from experiments.plan import GridConfig, SweepConfig, plan_trials
-from experiments.records import write_json
+from experiments.records import seal, write_json, write_lines
 from experiments.report import main, seconds_of_training, trial_command, write_report
 from experiments.study import build_study, paper_numbers
 from experiments.terminal import study_table
@@ -246,3 +248,70 @@ def test_a_damaged_config_of_a_sweep_is_one_line(tmp_path, capsys, damage):
   (tmp_path / "sweep.json").write_bytes(damage)
   assert main([f"--workdir={tmp_path}"]) == 2
   assert "damaged" in capsys.readouterr().err
+
+
+TRIAL = {"status": "done", "best_test_accuracy": 0.5, "last_test_accuracy": 0.5}
+RESULTS = {
+  "no device": TRIAL | {"images_per_second": 5.0},
+  "a number of 400 digits": TRIAL | {"best_test_accuracy": 10**400},
+  "a rate of 400 digits": TRIAL | {"images_per_second": 10**400, "device": "cpu"},
+  "no UTF-8": {"status": "failed", "reason": "\ud800"},
+  "changed": seal(TRIAL) | {"best_test_accuracy": 0.9},
+}
+LINES = [
+  {"epoch": 10**400},
+  {"step": 10**400},
+  {"step": 1e308},
+  {"test_accuracy": 10**400},
+  {"images_per_second": 10**400},
+  {"images_per_second": 5e-324},
+]
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_no_record_of_one_trial_stops_the_report(workdir, kind):
+  name = plan_trials(SWEEP)[0].name
+  (workdir / "trials" / name / "result.json").write_text(json.dumps(RESULTS[kind]))
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
+  text = (workdir / "report.html").read_text()
+  assert len(re.findall(r"<summary><b>", text)) == len(plan_trials(SWEEP))
+  if kind not in ("no device", "no UTF-8"):
+    assert f"<b>{name}</b>: damaged: result.json is damaged" in text
+
+
+@pytest.mark.parametrize("fields", LINES, ids=str)
+def test_no_line_of_one_trial_stops_the_report(workdir, fields):
+  sweep = dataclasses.replace(SWEEP, grid=dataclasses.replace(SWEEP.grid, backends=("auto",)))
+  trial = plan_trials(sweep)[0]
+  directory = workdir / "trials" / trial.name
+  directory.mkdir()
+  line = {"epoch": 1, "step": 1, "test_accuracy": 0.5, "images_per_second": 3.0}
+  write_lines(directory / "metrics.jsonl", [line, line | {"epoch": 2, "step": 2} | fields])
+  write_report(sweep, build_study(sweep, workdir, DATA), workdir / "report.html", "")
+  assert "epoch 1: 0.500" in (workdir / "report.html").read_text()
+
+
+def test_a_trial_that_cannot_be_read_now_is_marked(workdir, monkeypatch):
+  name, read_bytes = plan_trials(SWEEP)[2].name, pathlib.Path.read_bytes
+
+  def refuse(self):
+    if self.parent.name == name:
+      raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    return read_bytes(self)
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
+  assert f"<b>{name}</b>: failed: [Errno 13] Permission denied" in (workdir / "report.html").read_text()
+
+
+@pytest.mark.parametrize("lost", ["all", "grid", "train"])
+def test_a_sweep_without_a_field_is_one_line_and_its_report_stays(workdir, capsys, lost):
+  saved = json.loads(json.dumps(dataclasses.asdict(SWEEP)))
+  saved = {} if lost == "all" else {name: value for name, value in saved.items() if name != lost}
+  (workdir / "sweep.json").write_text(json.dumps(saved))
+  (workdir / "report.html").write_text("of yesterday")
+  assert main([f"--workdir={workdir}"]) == 2
+  error = capsys.readouterr().err
+  assert "sweep.json: config." in error
+  assert "is missing from this record" in error
+  assert (workdir / "report.html").read_text() == "of yesterday"

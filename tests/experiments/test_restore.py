@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -95,3 +96,38 @@ def test_damaged_trials_are_read_as_far_as_they_can_be(trials, tmp_path, capfd, 
     wanted = {"config.json": "holds no config.json", "all": "is damaged", "none yet": "has no checkpoint yet"}[damage]
     assert wanted in capfd.readouterr().err
   assert content(trial) == before
+
+
+@pytest.mark.parametrize("lost", ["bits", "data", "model", "train"])
+def test_nothing_that_a_trials_config_lacks_comes_from_a_default(trials, tmp_path, capfd, lost):
+  trial = shutil.copytree(trials / "grey", tmp_path / "grey")
+  config = json.loads((trial / "config.json").read_text())
+  del config[lost]
+  (trial / "config.json").write_text(json.dumps(config))
+  for command in (evaluate, freeze):
+    assert command.main([f"--workdir={trial}", f"--mat={trials / 'test.mat'}"]) == 2
+    assert f"config.json: config.{lost} is missing from this record" in capfd.readouterr().err
+
+
+def test_other_images_than_the_trials_own_are_not_compared(trials, tmp_path, capfd):
+  trial = shutil.copytree(trials / "colour", tmp_path / "colour")
+  (trial / "data.json").write_text(json.dumps({"name": "svhn", "source": "elsewhere", "digest": "of others"}))
+  assert freeze.main([f"--workdir={trial}"]) == 0
+  shown = capfd.readouterr().out
+  assert "accuracy is not compared, there are no test images: the trial began on svhn (elsewhere), and what" in shown
+  assert "before" not in shown
+
+
+def test_a_command_that_reads_downloads_nothing(tmp_path, capfd, monkeypatch):
+  trial = make_trial(tmp_path / "svhn", name="svhn", dir=str(tmp_path / "nothing"), download=True)
+  monkeypatch.setattr("experiments.data.loading.download_svhn", lambda *_, **__: pytest.fail("a download"))
+  assert freeze.main([f"--workdir={trial}"]) == 0
+  assert "accuracy is not compared" in capfd.readouterr().out
+  assert not (tmp_path / "nothing").exists()
+
+
+def test_a_packed_file_replaces_no_device(trials, tmp_path, capfd):
+  os.mkfifo(tmp_path / "pipe")
+  assert freeze.main([f"--workdir={trials / 'grey'}", f"--output={tmp_path / 'pipe'}"]) == 2
+  assert "--output: a file in a directory that exists" in capfd.readouterr().err
+  assert (tmp_path / "pipe").is_fifo()

@@ -1,7 +1,10 @@
 """The sweep's runner with trials that are shell scripts: retries, reasons, resuming."""
 
 import asyncio
+import dataclasses
+import errno
 import json
+import pathlib
 import signal
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from experiments.config import DataConfig
 from experiments.executor import LocalExecutor, Slot
 from experiments.plan import GridConfig, SweepConfig, plan_trials
+from experiments.records import write_json
 from experiments.runner import failure_reason, load_states, run_trials
 
 DONE = {"status": "done", "best_test_accuracy": 0.5, "last_test_accuracy": 0.4}
@@ -191,3 +195,48 @@ def test_slots_share_cores_and_gpus(monkeypatch):
   assert [slot.core for slot in local_slots(3)] == [2, 5, 2]
   monkeypatch.setattr("experiments.executor._count_gpus", lambda: 2)
   assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local_slots(4)] == ["0", "1", "0", "1"]
+
+
+def test_a_trial_whose_config_was_changed_is_not_trained_in_its_place(tmp_path):
+  trial = plan_trials(SWEEP)[0]
+  directory = tmp_path / "trials" / trial.name
+  directory.mkdir(parents=True)
+  changed = dataclasses.asdict(trial.config) | {"bits": "2,2,4"}
+  write_json(directory / "config.json", changed)
+  states, executor, _ = run(tmp_path, {})
+  assert trial.name not in executor.started
+  assert states[trial.name].status == "failed"
+  assert "config.bits: 2,2,4 there, 1,2,4 here" in states[trial.name].result["reason"]
+  assert json.loads((directory / "config.json").read_text()) == json.loads(json.dumps(changed))
+  assert sum(state.status == "done" for state in states.values()) == 3
+
+
+@pytest.mark.parametrize("lost", ["bits", "model"])
+def test_what_a_trials_config_lacks_is_made_again(tmp_path, lost):
+  trial = plan_trials(SWEEP)[0]
+  directory = tmp_path / "trials" / trial.name
+  directory.mkdir(parents=True)
+  whole = dataclasses.asdict(trial.config)
+  write_json(directory / "config.json", {name: value for name, value in whole.items() if name != lost})
+  states, _, _ = run(tmp_path, {})
+  assert states[trial.name].status == "done"
+  assert json.loads((directory / "config.json").read_text()) == json.loads(json.dumps(whole))
+
+
+def test_a_result_that_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch):
+  name, read_bytes = plan_trials(SWEEP)[0].name, pathlib.Path.read_bytes
+  run(tmp_path, {})
+  path = tmp_path / "trials" / name / "result.json"
+  before = read_bytes(path)
+
+  def refuse(self):
+    if self == path:
+      raise OSError(errno.EIO, "Input/output error", str(self))
+    return read_bytes(self)
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+  states, executor, _ = run(tmp_path, {})
+  assert executor.started == []
+  assert states[name].status == "failed"
+  assert "Input/output error" in states[name].result["reason"]
+  assert read_bytes(path) == before

@@ -86,3 +86,20 @@ def test_a_damaged_config_is_named(tmp_path, content):
 
 def test_lists_and_tuples_are_the_same():
   assert differing_fields({"a": [[1, 2]]}, {"a": ((1, 2),)}) == []
+
+
+def test_a_first_run_that_fails_after_its_data_binds_nobody(tmp_path):
+  def fail(more):
+    with open_workdir(tmp_path, "a.json", CONFIG, made_again=("data",)):
+      (tmp_path / "data").mkdir()
+      for name in more:
+        (tmp_path / name).touch()
+      raise UsageError("too large a batch")
+
+  with pytest.raises(UsageError, match="too large a batch"):
+    fail([])
+  assert opened(tmp_path, {"bits": "8,8,8"}) == [".lock", "a.json"]
+  (tmp_path / "a.json").unlink()
+  with pytest.raises(UsageError, match="too large a batch"):
+    fail(["results"])
+  assert sorted(os.listdir(tmp_path)) == [".lock", "a.json", "data", "results"]

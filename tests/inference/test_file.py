@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import struct
 import zlib
@@ -258,3 +259,14 @@ def test_a_failed_save_leaves_the_old_file(packed, tmp_path, monkeypatch):
   with pytest.raises(ZeroDivisionError):
     packed.save(path)
   assert path.read_bytes() == before
+
+
+def test_a_file_is_saved_through_a_link_and_over_no_device(packed, tmp_path):
+  (tmp_path / "link.dorefa").symlink_to(tmp_path / "real.dorefa")
+  packed.save(tmp_path / "link.dorefa")
+  assert (tmp_path / "link.dorefa").is_symlink()
+  assert (tmp_path / "real.dorefa").is_file()
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(OSError, match="no regular file"):
+    packed.save(tmp_path / "pipe")
+  assert (tmp_path / "pipe").is_fifo()

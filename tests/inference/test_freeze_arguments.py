@@ -103,3 +103,10 @@ def test_other_arguments_of_a_call_are_named():
 
   with pytest.raises(ValueError, match=r"needs PRNG.*freeze\(lambda images: model.apply"):
     dorefa.freeze(InTraining("off"), variables, input_shape=(16,))
+
+
+def test_a_call_without_bits_is_named():
+  layer = nn.Dense(4)
+  variables = layer.init(jax.random.key(0), jnp.ones((1, 8)))
+  with pytest.raises(ValueError, match="takes no argument 'bits'"):
+    dorefa.freeze(layer, variables, bits=dorefa.BitWidths(1, 2, 32), input_shape=(8,))

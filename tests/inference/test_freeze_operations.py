@@ -49,3 +49,17 @@ def test_float_products_over_several_axes(layer):
 def test_operations_on_random_keys_are_refused_by_name():
   with pytest.raises(dorefa.FreezeError, match="operation 'scan' on activations"):
     freeze_chain(lambda: [emulated(12), nn.RNN(nn.SimpleCell(8)), emulated(4)], (4, 12))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int16", "uint16"])
+def test_constants_that_no_file_holds_are_refused_by_name(dtype):
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = dorefa.linen.Dense(16, bits=dorefa.BitWidths(1, 2, 32), name="fc")(dorefa.bound(x))
+      return (x.astype(dtype) + jnp.arange(16)[None].astype(dtype)).astype(jnp.float32)
+
+  model = Model()
+  variables = model.init(jax.random.key(0), jnp.ones((1, 8)))
+  with pytest.raises(dorefa.FreezeError, match=f"operation 'add' has a constant of dtype {dtype}"):
+    dorefa.freeze(model, variables, input_shape=(8,))

@@ -194,3 +194,18 @@ def compile_library(source, target, *flags):
   if compiler is None:
     pytest.skip("no compiler")
   subprocess.run([compiler, "-shared", "-fPIC", *flags, str(source), "-o", str(target)], check=True)
+
+
+@needs_library
+@pytest.mark.parametrize("start", [4096, 0.25, 0.5, 0.75, 0.95])
+@pytest.mark.parametrize("size", [4096, None])
+def test_a_library_with_lost_pages_does_not_end_the_process(tmp_path, start, size):
+  """Zeros in the place of pages, as a power cut leaves them in a file of full size."""
+  content = bytearray(FILE.read_bytes())
+  at = int(start * len(content)) // 4096 * 4096 if isinstance(start, float) else start
+  end = len(content) if size is None else at + size
+  content[at:end] = bytes(end - at)
+  (tmp_path / "_native.so").write_bytes(content)
+  is_xla, reason = available(tmp_path)
+  assert is_xla
+  assert "is damaged: " in reason
