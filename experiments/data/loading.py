@@ -32,17 +32,15 @@ def load_dataset(config: DataConfig) -> Dataset:
     The data set, cut to the sizes asked for. Where street_digits stands in, its name says so.
 
   Raises:
-    DataError: the data are not to be had, or damaged; or generated ones are to be read from a directory.
+    DataError: the data are not to be had, or damaged.
 
   Example:
     >>> load_dataset(DataConfig("street_digits", train_size=2, test_size=2)).name
     'street_digits'
   """
-  if config.name == "street_digits":
-    if config.dir:
-      raise DataError("config.data.dir: street_digits are generated, and read from no directory; leave it empty")
-    return _street_digits(config)
   directory = find_directory(config)
+  if config.name == "street_digits":
+    return _street_digits(config)
   if directory is None and config.name == "svhn" and config.stand_in and not config.dir:
     return _street_digits(config)
   if _downloads(config) and not (directory and is_prepared(directory, TFDS_NAMES["svhn"])):
@@ -64,13 +62,15 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
 
   Raises:
     DataError: `config.dir` is given and does not exist or does not hold the data, which are not to be
-      downloaded into it either; or a directory's name cannot be expanded.
+      downloaded into it either, or are generated; or a directory's name cannot be expanded.
 
   Example:
     >>> find_directory(DataConfig("street_digits")) is None
     True
   """
   if config.name not in TFDS_NAMES:
+    if config.dir:
+      raise DataError(f"config.data.dir: {config.name} are generated, and read from no directory; leave it empty")
     return None
   for directory in _places(config):
     if _holds(config, directory):

@@ -19,6 +19,7 @@ from tests.faults.harness import ROOT
       "error: [Errno 28] No space left on device: '/full/a'",
     ),
     (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "error: [Errno 36] File name too long: 'x'"),
+    (RuntimeError("Unable to initialize backend 'foo': no"), 2, "error: Unable to initialize backend 'foo': no"),
     (MemoryError(), 2, "error: out of memory"),
     (KeyboardInterrupt(), 130, "stopped"),
   ],

@@ -155,7 +155,9 @@ def _edit_header(rng, header):
   elif isinstance(old, int) and not isinstance(old, bool):
     parent[key] = rng.choice([old + 1, old - 1, 2 * old, -old, old * 100, old + rng.randrange(-9, 10)])
   elif isinstance(old, str):
-    parent[key] = rng.choice([*FLOAT_OPS, *Output.__members__, *file.DTYPES, "codes", "int64", "float64", old + "x"])
+    parent[key] = rng.choice(
+      [*FLOAT_OPS, *Output.__members__, *file.SAVED_DTYPES, "codes", "int64", "float64", old + "x"]
+    )
 
 
 def _edit_arrays(rng, header, arrays):

@@ -178,6 +178,23 @@ def test_a_damaged_prepared_directory_is_named(tmp_path):
     load_dataset(DataConfig("cifar10", dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize("name", ["svhn_cropped", "cifar10"])
+@pytest.mark.parametrize("content", ["[]", "{}", "null"])
+def test_a_damaged_description_of_a_prepared_directory_is_the_reason(tmp_path, name, content):
+  folder = tmp_path / name / str(tfds.builder_cls(name).VERSION)
+  folder.mkdir(parents=True)
+  (folder / "dataset_info.json").write_text(content)
+  with pytest.raises(DataError) as error:
+    load_dataset(DataConfig(name.partition("_")[0], dir=str(tmp_path)))
+  assert "run 'tfds build" not in str(error.value)
+
+
+def test_generated_images_are_read_from_no_directory(tmp_path):
+  for read in (load_dataset, find_directory):
+    with pytest.raises(DataError, match="config.data.dir: street_digits are generated"):
+      read(DataConfig("street_digits", dir=str(tmp_path)))
+
+
 def test_a_directory_without_the_data_is_named(tmp_path):
   with pytest.raises(DataError, match=f"no cifar10 found in {tmp_path}"):
     load_dataset(DataConfig("cifar10", dir=str(tmp_path)))
