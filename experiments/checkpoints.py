@@ -14,15 +14,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.checkpoint_files import ITEM, find_damage, saved_digest, saved_steps, write_hashes
 from experiments.errors import UsageError
-from experiments.records import read_json, read_object, write_json
 from experiments.steps import TrainState
 
-FILES = "files.json"
-"""Beside the checkpoints: {step: {file: SHA-256}}, the proof that a file is, or is not, as it was written."""
 KEPT = 2
-METADATA, ITEM = "_CHECKPOINT_METADATA", "default"
-"""Orbax's names of a checkpoint's metadata, and of the folder of its arrays."""
 
 
 class CheckpointError(UsageError):
@@ -98,7 +94,7 @@ class Checkpoints:
 
   def latest_step(self) -> int | None:
     """Number of steps done in the newest checkpoint, None where there is none."""
-    return max(self._steps(), default=None)
+    return max(saved_steps(self._directory), default=None)
 
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, once, and only after those that are there: epochs trained again are saved already.
@@ -117,9 +113,7 @@ class Checkpoints:
       if _mentions(error, errno.ENOSPC) or _mentions(error, errno.EDQUOT):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory)) from error
       raise
-    known = read_object(self._directory / FILES) or {}
-    kept = {str(kept): known.get(str(kept)) for kept in self._manager.all_steps()}
-    write_json(self._directory / FILES, kept | {str(step): _hashes(self._directory / str(step))})
+    write_hashes(self._directory, step, self._manager.all_steps())
 
   def restore(self, like: TrainState, *, at_most: int | None = None) -> TrainState | None:
     """The newest undamaged checkpoint as a state: `read_newest` and `Saved.state`.
@@ -153,7 +147,7 @@ class Checkpoints:
       CheckpointError: a checkpoint cannot be read for a reason other than damage, such as a lack of
         memory or permission.
     """
-    steps = sorted(self._steps(), reverse=True)
+    steps = sorted(saved_steps(self._directory), reverse=True)
     for step in steps:
       if at_most is not None and step > at_most:
         continue
@@ -180,21 +174,13 @@ class Checkpoints:
     except (OSError, MemoryError):
       raise
     except Exception as error:  # it reads the metadata of all checkpoints
-      damages = {step: self._damage(step) for step in self._steps()}
+      damages = {step: self._damage(step) for step in saved_steps(self._directory)}
       for step, damage in damages.items():
         if damage:
           print(f"checkpoint {step} is damaged ({damage}); set aside as {self._set_aside(step)}", flush=True)
       if not any(damages.values()):
         raise CheckpointError(f"{self._directory} cannot be read ({_line(error)}); nothing was touched") from error
       return self._open_manager()
-
-  def _steps(self) -> list[int]:
-    """The steps of which there are checkpoints; one that is being written has another name."""
-    try:
-      names = [entry.name for entry in os.scandir(self._directory) if entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-      return []
-    return [int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name]
 
   def _template(self, step: int) -> Any:
     metadata = self._handler.metadata(self._directory / str(step) / ITEM)
@@ -208,7 +194,7 @@ class Checkpoints:
       template = self._template(step)
       folder = self._directory / str(step)
       saved = _by_path(self._handler.restore(folder / ITEM, args=ocp.args.StandardRestore(template)))
-      wanted = _saved_digest(read_json(folder / METADATA))
+      wanted = saved_digest(folder)
     except MemoryError as error:
       raise CheckpointError(f"{self._directory}: no memory to read checkpoint {step}; nothing was touched") from error
     except Exception as error:  # Orbax and tensorstore raise many types, for damaged files and for others
@@ -230,24 +216,12 @@ class Checkpoints:
 
   def _damage(self, step: int) -> str:
     """What is wrong with a checkpoint's files, "" where nothing is known to be."""
-    folder = self._directory / str(step)
     try:
-      written = (read_object(self._directory / FILES) or {}).get(str(step))
-      if isinstance(written, dict):
-        found = _hashes(folder)
-        changed = sorted(name for name, value in written.items() if found.get(name) != value)
-        missing = changed and changed[0] not in found
-        return f"{changed[0]} {'is missing' if missing else 'differs from what was written'}" if changed else ""
-      # Of an earlier version, or of a process that was killed before it wrote the hashes.
-      for name in (METADATA, f"{ITEM}/_METADATA"):
-        if read_object(folder / name) is None:
-          return f"{name} is missing or no JSON object"
-      empty = [name for name in _files(folder) if (folder / name).stat().st_size == 0]
-      if empty:  # no file of a checkpoint is
-        return f"{empty[0]} is empty"
+      return find_damage(self._directory, step)
     except OSError as error:
-      raise CheckpointError(f"{folder} cannot be read ({error.strerror}); nothing was touched") from error
-    return ""
+      raise CheckpointError(
+        f"{self._directory / str(step)} cannot be read ({error.strerror}); nothing was touched"
+      ) from error
 
   def _set_aside(self, step: int) -> str:
     name, number = f"damaged_{step}", 1
@@ -267,26 +241,6 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 def _name(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _saved_digest(metadata: Any) -> str | None:
-  """The digest in what Orbax keeps beside the arrays, None where there is none, as in those of earlier versions."""
-  custom = metadata.get("custom_metadata") if isinstance(metadata, dict) else None
-  return custom.get("digest") if isinstance(custom, dict) else None
-
-
-def _files(folder: pathlib.Path) -> list[str]:
-  """The files of a checkpoint, relative to it; OSError where a folder in it cannot be read, which is no damage."""
-
-  def refuse(error: OSError) -> None:
-    raise error
-
-  found = [pathlib.Path(at, name) for at, _, names in os.walk(folder, onerror=refuse) for name in names]
-  return sorted(str(path.relative_to(folder)) for path in found)
-
-
-def _hashes(folder: pathlib.Path) -> dict[str, str]:
-  return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in _files(folder)}
 
 
 def _mentions(error: BaseException, number: int) -> bool:
