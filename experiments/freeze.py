@@ -126,7 +126,9 @@ def _own_images(config: TrialConfig, directory: pathlib.Path) -> Split:
     DataError: they are not here, or other images are in their place.
   """
   dataset = load_dataset(dataclasses.replace(config.data, download=False))
-  trained_on = read_object(directory / DATA) or {}
+  trained_on = read_object(directory / DATA)
+  if trained_on is None:
+    raise DataError(f"{directory / DATA}, which says what images the trial began on, is missing or damaged")
   if trained_on.get("digest") != dataset.digest():
     raise DataError(
       f"the trial began on {trained_on.get('name')} ({trained_on.get('source')}), and what is found here, "

@@ -54,6 +54,8 @@ def open_workdir(
       existing = read_object(directory / name)
       if existing is None:
         write_json(directory / name, config)
+      else:
+        _refuse_other(directory, existing, config)  # made by the process that held it until now
     except OSError as error:
       raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
     try:
@@ -89,18 +91,22 @@ def check_workdir(directory: pathlib.Path, name: str, config: dict[str, Any]) ->
     existing = read_object(directory / name)
     if existing is None:
       raise UsageError(f"--workdir: {directory / name} is damaged; put its config back, or name a new directory")
-    differences = differing_fields(existing, config)
-    if differences:
-      raise UsageError(
-        f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
-        f"use that config again, or name another directory"
-      )
+    _refuse_other(directory, existing, config)
     return
   if not directory.is_dir():
     return
   # What a process leaves that was killed while it made the directory is nobody's work.
   if any(entry.name != LOCK and not entry.name.endswith(PARTIAL) for entry in directory.iterdir()):
     raise UsageError(f"--workdir: {directory} is not empty and has no {name}; name a new directory")
+
+
+def _refuse_other(directory: pathlib.Path, existing: dict[str, Any], config: dict[str, Any]) -> None:
+  differences = differing_fields(existing, config)
+  if differences:
+    raise UsageError(
+      f"--workdir: {directory} was made with another config ({'; '.join(differences)}); "
+      f"use that config again, or name another directory"
+    )
 
 
 def differing_fields(old: Any, new: Any, where: str = "config") -> list[str]:

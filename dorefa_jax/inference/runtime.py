@@ -69,10 +69,7 @@ def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
   segment = for_kernels(segment)
   ops = segment.ops(path)
   arrays = [
-    array
-    for layer, op in zip(segment.layers, ops)
-    if isinstance(layer, Conv)
-    for array in pack_layer(layer, op.format)
+    array for layer, op in zip(segment.layers, ops) if isinstance(layer, Conv) for array in pack_layer(layer, op.format)
   ]
 
   def compiled(x: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from experiments.errors import InUseError, UsageError
+from experiments.records import write_json
 from experiments.workdir import differing_fields, open_workdir
 
 CONFIG = {"train": {"epochs": 1, "halve_at": (0.5,)}, "bits": "1,2,4"}
@@ -103,3 +104,11 @@ def test_a_first_run_that_fails_after_its_data_binds_nobody(tmp_path):
   with pytest.raises(UsageError, match="too large a batch"):
     fail(["results"])
   assert sorted(os.listdir(tmp_path)) == [".lock", "a.json", "data", "results"]
+
+
+def test_a_directory_that_another_config_made_meanwhile_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    "experiments.workdir.check_workdir", lambda *_: write_json(tmp_path / "a.json", {"bits": "8,8,8"})
+  )
+  with pytest.raises(UsageError, match="config.bits: 8,8,8 there"):
+    opened(tmp_path)

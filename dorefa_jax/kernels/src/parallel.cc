@@ -18,8 +18,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 
-// Memory that is kept for the next call, and given back once kPatience calls in a row have needed less than half of it:
-// one large image leaves nothing behind. A training step makes some dozens of calls, so its largest one is never forgotten.
+// Memory is kept for the next call, and given back once kPatience calls in a row have needed less than half of it: one
+// large image leaves nothing behind. A training step makes some dozens of calls, so its largest is never forgotten.
 // Below kAlwaysKept the C library would keep the memory to itself.
 constexpr int64_t kPatience = 256;
 constexpr int64_t kAlwaysKept = int64_t{32} << 20;
