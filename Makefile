@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
 
-.PHONY: compiled sanitize no-compiler other-jaxlib sweep test test-unit test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
+.PHONY: compiled sanitize no-compiler other-jaxlib sweep test test-unit test-core test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
@@ -17,6 +17,13 @@ test: $(VENV)/.test
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration --ignore=tests/faults
+
+# What users call: quantizers, layers, models, kernels, command lines.
+CORE := tests/test_bits.py tests/test_quantizers.py tests/test_ops.py tests/test_linen.py tests/test_nnx.py \
+  tests/models tests/kernels/test_kernels.py tests/inference/test_freeze.py tests/experiments/test_cli.py \
+  tests/experiments/test_config.py
+test-core: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q $(CORE)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q -m slow
