@@ -15,8 +15,12 @@ sweep: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q
 
+# What depends on the generation of JAX.
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration --ignore=tests/faults
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration --ignore=tests/faults \
+	  --ignore=tests/kernels/test_native.py --ignore=tests/kernels/test_native_training.py \
+	  --ignore=tests/kernels/test_native_blocks.py --ignore=tests/inference/test_fuzz.py \
+	  --ignore=tests/inference/test_thresholds.py --ignore=tests/experiments/data
 
 # What users call: quantizers, layers, models, kernels, command lines.
 CORE := tests/test_bits.py tests/test_quantizers.py tests/test_ops.py tests/test_linen.py tests/test_nnx.py \
@@ -48,7 +52,7 @@ SOFTWARE_AMX = $(shell grep -q amx_int8 /proc/cpuinfo 2>/dev/null || echo -DDORE
 sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 DOREFA_JAX_TEST_LIBRARY=$(SANITIZED)/library.so \
-	  $(BIN)/python -m pytest -q -p no:xdist tests/kernels/test_native.py tests/kernels/test_native_training.py \
+	  $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/kernels/test_native.py tests/kernels/test_native_training.py \
 	  tests/kernels/test_native_blocks.py tests/inference/test_fuzz.py
 
 $(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)

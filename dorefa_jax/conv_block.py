@@ -173,6 +173,8 @@ def conv_block(
       "or for this key; see `dorefa_jax.conv_block.fits`"
     )
   is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
+  # What JAX keeps of the functions below must not hold traced bits, which are operands.
+  static = bits if is_static else BitWidths()
 
   @jax.custom_vjp
   def run(
@@ -183,7 +185,7 @@ def conv_block(
   def forward(
     x: jax.Array, quantized: jax.Array, norm: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    here = traced[0] if traced else bits
+    here = traced[0] if traced else static
     planes, statistics, out = choose_with(here, made.forward, made.emulated_forward, x, w, quantized, norm)
     return (out, statistics), (planes, statistics, w, quantized, norm, key, traced)
 
@@ -195,7 +197,7 @@ def conv_block(
   @jax.custom_vjp
   def differentiated_once(*args: Any) -> tuple[jax.Array, ...]:
     *operands, traced = args
-    return choose_with(traced[0] if traced else bits, made.backward, made.emulated_backward, *operands)
+    return choose_with(traced[0] if traced else static, made.backward, made.emulated_backward, *operands)
 
   differentiated_once.defvjp(integer_gradients.refuse_second_derivative, integer_gradients.refuse_second_derivative)
   run.defvjp(forward, backward)
@@ -204,7 +206,7 @@ def conv_block(
   def emulation(
     x: jax.Array, quantized: jax.Array, norm: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[jax.Array, jax.Array]:
-    statistics, out = made.emulated(x, quantized, norm, key, traced[0] if traced else bits)
+    statistics, out = made.emulated(x, quantized, norm, key, traced[0] if traced else static)
     return out, statistics
 
   traced = () if is_static else (bits,)

@@ -228,25 +228,27 @@ def integer_product(
     The product, as the emulation gives it.
   """
   is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
+  # What JAX keeps of the functions below must not hold traced bits, which are operands.
+  static = bits if is_static else BitWidths()
 
   def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
     return choose_with(bits, product.forward, product.emulated_forward, x, w, quantized)
 
   @jax.custom_vjp
   def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
-    return run_with(x, quantized, w, traced[0] if traced else bits)[0]
+    return run_with(x, quantized, w, traced[0] if traced else static)[0]
 
   def forward(
     x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
   ) -> tuple[jax.Array, tuple[Any, ...]]:
-    here = traced[0] if traced else bits
+    here = traced[0] if traced else static
     y, has_nan = run_with(x, quantized, w, here)
     return y, (product.pack(x, here), quantized, w, key, has_nan, traced)
 
   @jax.custom_vjp
   def gradients(*args: Any) -> tuple[jax.Array, jax.Array]:
     *operands, traced = args
-    return choose_with(traced[0] if traced else bits, product.backward, product.emulated_backward, *operands)
+    return choose_with(traced[0] if traced else static, product.backward, product.emulated_backward, *operands)
 
   def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
     planes, quantized, w, key, has_nan, traced = saved
@@ -257,7 +259,7 @@ def integer_product(
   traced = () if is_static else (bits,)
   return on_mesh(
     run,
-    lambda x, quantized, w, key, *traced: product.multiply(x, quantized, traced[0] if traced else bits),
+    lambda x, quantized, w, key, *traced: product.multiply(x, quantized, traced[0] if traced else static),
     *(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced),
   )
 

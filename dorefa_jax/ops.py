@@ -280,9 +280,11 @@ def _with_emulated_gradient(
 ) -> jax.Array:
   """`on_integers`, differentiated through `emulated`."""
   traced = () if isinstance(bits.weights, int) and isinstance(bits.activations, int) else (bits,)
+  # What JAX keeps of the functions below must not hold traced bits, which are operands.
+  static = BitWidths() if traced else bits
 
   def given(traced: tuple[BitWidths, ...]) -> BitWidths:
-    return traced[0] if traced else bits
+    return traced[0] if traced else static
 
   def forward_on_integers(x: jax.Array, w: jax.Array, *traced: BitWidths) -> jax.Array:
     bits = given(traced)

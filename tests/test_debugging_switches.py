@@ -180,8 +180,18 @@ def without(thing, backend):
 @pytest.mark.parametrize("thing", THINGS, ids=lambda thing: thing.__name__)
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_the_switch_changes_nothing(switch, thing, backend):
-  if thing in (model, packed_model) and (backend != "integer" or switch not in ("debug_nans", "checking_leaks")):
+  if thing in (model, packed_model) and (backend, switch) != ("integer", "debug_nans"):
     pytest.skip("long, and made of what is tested apart")
+  compare(switch, thing, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thing", [model, packed_model], ids=lambda thing: thing.__name__)
+def test_whole_networks_leak_nothing(thing):
+  compare("checking_leaks", thing, "integer")
+
+
+def compare(switch, thing, backend):
   if thing is linen_traced and backend == "integer" and not dorefa.kernels.available().is_compiled:
     pytest.skip("traced bits need the compiled kernels")
   expected = without(thing, backend)
