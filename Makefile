@@ -23,7 +23,7 @@ test-unit: $(VENV)/.test
 	  --ignore=tests/inference/test_thresholds.py --ignore=tests/experiments/data
 
 # What users call: quantizers, layers, models, kernels, command lines.
-CORE := tests/test_bits.py tests/test_quantizers.py tests/test_ops.py tests/test_linen.py tests/test_nnx.py \
+CORE := tests/test_bits.py tests/methods tests/ops/test_products.py tests/linen tests/nnx \
   tests/models tests/kernels/test_kernels.py tests/inference/test_freeze.py tests/experiments/test_cli.py \
   tests/experiments/test_config.py
 test-core: $(VENV)/.test

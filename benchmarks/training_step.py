@@ -21,7 +21,8 @@ import optax
 import dorefa_jax as dorefa
 from benchmarks import torch_baselines
 from benchmarks.timing import interleaved, machine, positive, save, speedups
-from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, max_pool_2x2, scaled_features
+from dorefa_jax.models.svhn import CONVOLUTIONS, MODEL_WIDTHS, scaled_features
+from dorefa_jax.ops.pooling import max_pool_2x2
 
 BASELINE = "flax float32"
 WIDTHS = ((1, 1, 2), (1, 2, 4), (1, 2, 6), (8, 8, 8))

@@ -12,8 +12,8 @@ from dorefa_jax.inference import FreezeError as FreezeError
 from dorefa_jax.inference import PackedModel as PackedModel
 from dorefa_jax.inference import freeze as freeze
 from dorefa_jax.inference import load as load
-from dorefa_jax.quantizers import bound as bound
-from dorefa_jax.quantizers import quantize_activations as quantize_activations
-from dorefa_jax.quantizers import quantize_gradients as quantize_gradients
-from dorefa_jax.quantizers import quantize_k as quantize_k
-from dorefa_jax.quantizers import quantize_weights as quantize_weights
+from dorefa_jax.methods.bounding import bound as bound
+from dorefa_jax.methods.dorefa import quantize_activations as quantize_activations
+from dorefa_jax.methods.dorefa import quantize_weights as quantize_weights
+from dorefa_jax.methods.grids import quantize_k as quantize_k
+from dorefa_jax.methods.stochastic_rounding import quantize_gradients as quantize_gradients

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-from dorefa_jax.kernels.cpu import KernelPathError
+from dorefa_jax.kernels.availability import KernelPathError
 from experiments.data.dataset import DataError
 
 USAGE_ERROR = 2

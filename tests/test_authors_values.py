@@ -14,8 +14,9 @@ import pytest
 from flax import linen as nn
 
 import dorefa_jax as dorefa
-from dorefa_jax.models.svhn import INITIALIZER, max_pool_2x2
-from dorefa_jax.quantizers import round_cotangent
+from dorefa_jax.methods.stochastic_rounding import round_cotangent
+from dorefa_jax.models.svhn import INITIALIZER
+from dorefa_jax.ops.pooling import max_pool_2x2
 
 VALUES = json.loads(pathlib.Path(__file__).with_suffix(".json").with_name("authors_values.json").read_text())
 WEIGHTS, ACTIVATIONS, GRADIENTS = (VALUES[name] for name in ("weights", "activations", "gradients"))

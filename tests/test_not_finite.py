@@ -11,12 +11,14 @@ import pytest
 
 import dorefa_jax as dorefa
 from dorefa_jax import kernels
-from dorefa_jax.conv_block import _make, conv_block
-from dorefa_jax.image_layers import image_block
-from dorefa_jax.models.svhn import max_pool_2x2
-from dorefa_jax.pooling import max_pool_windows
-from dorefa_jax.quantizers import bound, quantize_gradients, quantize_weights, weight_codes
+from dorefa_jax.methods.bounding import bound
+from dorefa_jax.methods.dorefa import quantize_weights, weight_codes
+from dorefa_jax.methods.stochastic_rounding import quantize_gradients
+from dorefa_jax.ops.conv_block import _make, conv_block
+from dorefa_jax.ops.image_block import image_block
+from dorefa_jax.ops.pooling import max_pool_2x2, max_pool_windows
 from tests.kernels import native
+from tests.on_path import call_on_path
 
 needs_library = pytest.mark.skipif(not native.paths(), reason="no compiled library")
 
@@ -315,5 +317,5 @@ def test_a_packed_float_pooling_shows_a_nan():
   images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3)).at[0, 5, 5, 0].set(jnp.nan)
   model = Residual()
   packed = dorefa.freeze(model, model.init(jax.random.key(0), images), input_shape=(32, 32, 3))
-  for path in (None, "xla"):
-    assert jnp.isnan(packed(images, path=path)).all(1).tolist() == [True, False]
+  for path in ("", "xla"):
+    assert jnp.isnan(call_on_path(path, packed, images)).all(1).tolist() == [True, False]

@@ -217,3 +217,11 @@ def plain(value: Any) -> Any:
   if isinstance(value, (np.dtype, type)):
     return np.dtype(value).name
   raise TypeError(f"a parameter of type {type(value).__name__}")
+
+
+ELEMENTWISE = {
+  "abs", "add", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "div", "dorefa_codes", "eq", "erf",
+  "erfc", "exp", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt",
+  "max", "min", "mul", "ne", "neg", "not", "or", "pow", "round", "rsqrt", "select_n", "sign", "sqrt", "square",
+  "stop_gradient", "sub", "tanh",
+}  # fmt: skip

@@ -13,11 +13,11 @@ from flax import nnx
 from flax.errors import FlaxError
 
 from dorefa_jax.bits import BitWidths, check_bit_widths
-from dorefa_jax.inference.check import check_graph
-from dorefa_jax.inference.compile import compile_graph
-from dorefa_jax.inference.flatten import FreezeError, flatten
+from dorefa_jax.inference.compiler.compile import compile_graph
+from dorefa_jax.inference.compiler.trace import FreezeError, flatten
 from dorefa_jax.inference.graph import Segment
-from dorefa_jax.inference.packed import PackedModel
+from dorefa_jax.inference.packed_model import PackedModel
+from dorefa_jax.inference.validate import check_graph
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.models.svhn import MIN_IMAGE_SIZE, SvhnConvNet
 

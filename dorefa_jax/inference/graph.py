@@ -53,7 +53,7 @@ class Conv:
     return self.max_sum + 2 ** (self.weight_bits or 1) - 1 <= 2**31
 
   def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:
-    """The kernels' op for an input [height, width, channels], in the format that is best on a path."""
+    """The kernels' op for an input [height, width, channels], in the format best on a path (by default: in use)."""
     kernel = self.weights.shape[0], self.weights.shape[1]
     bits = self.weight_bits or 1, self.activation_bits or 1
     op = Op(
@@ -124,7 +124,7 @@ class Segment:
   output_shape: tuple[int, ...]
 
   def ops(self, path: str | None = None) -> list[Op]:
-    """The kernels' program, in the formats that are best on a path."""
+    """The kernels' program, in the formats that are best on a path; None for the one in use."""
     shapes = [self.input_shape]
     for layer in self.layers:
       if isinstance(layer, Conv):

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dorefa_jax.inference.chain import ELEMENTWISE
-from dorefa_jax.inference.float_ops import FLOAT_OPS
+from dorefa_jax.inference.float_ops import ELEMENTWISE, FLOAT_OPS
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
-from dorefa_jax.inference.thresholds import FEW_LEVELS, line_thresholds
-from dorefa_jax.kernels import cpu, packing, winograd
-from dorefa_jax.kernels.platform import choose, on_gathered_batch
+from dorefa_jax.inference.lines import FEW_LEVELS, line_thresholds
+from dorefa_jax.kernels import packing, winograd
+from dorefa_jax.kernels.availability import available
+from dorefa_jax.kernels.calls import run
 from dorefa_jax.kernels.program import Output, encode
 from dorefa_jax.not_finite import nan_where
+from dorefa_jax.ops.backends import choose, on_gathered_batch
 
 EXACT_FLOAT = 2**24
 """Integers below it are exact in float32, and so are sums of them."""
@@ -26,13 +27,12 @@ UNROLLED_LEVELS = 15
 """Thresholds up to which XLA compares with all of them in one pass: those of 4 bits."""
 
 
-def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
+def run_graph(graph: Graph, images: jax.Array) -> jax.Array:
   """A packed graph on a batch.
 
   Args:
     graph: the model.
     images: float32 [batch, *graph.input_shape].
-    path: a compiled path, or "xla".
 
   Returns:
     [batch, ...], as the model's own result.
@@ -43,7 +43,7 @@ def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
     for node in graph.nodes:
       if isinstance(node, Segment):
         batch = values[node.input].reshape(images.shape[0], *node.input_shape).astype(jnp.float32)
-        result = run_segment(node, batch, path)
+        result = run_segment(node, batch)
         values[node.output] = result.reshape(images.shape[0], *node.output_shape)
       else:
         inputs = [values[value] for value in node.inputs if isinstance(value, int)]
@@ -53,27 +53,26 @@ def run_graph(graph: Graph, images: jax.Array, path: str) -> jax.Array:
   return on_gathered_batch(run, images)
 
 
-def run_segment(segment: Segment, x: jax.Array, path: str) -> jax.Array:
-  """A segment on a batch, on CPU by compiled kernels unless `path` is "xla", elsewhere in XLA.
+def run_segment(segment: Segment, x: jax.Array) -> jax.Array:
+  """A segment on a batch, on CPU by compiled kernels where there are some, else in XLA.
 
   Args:
     segment: the layers.
     x: float32 [batch, *segment.input_shape].
-    path: a compiled path, or "xla".
 
   Returns:
     float32 [batch, height, width, channels].
   """
-  if path == cpu.XLA_PATH:
+  if not available().is_compiled:
     return segment_in_xla(segment, x)
   segment = for_kernels(segment)
-  ops = segment.ops(path)
+  ops = segment.ops()
   arrays = [
     array for layer, op in zip(segment.layers, ops) if isinstance(layer, Conv) for array in pack_layer(layer, op.format)
   ]
 
   def compiled(x: jax.Array) -> jax.Array:
-    return cpu.run(x, encode(ops), arrays, ops[-1].out_shape, path)
+    return run(x, encode(ops), arrays, ops[-1].out_shape)
 
   def emulated(x: jax.Array) -> jax.Array:
     return segment_in_xla(segment, x)

@@ -1,7 +1,7 @@
-"""Integer arithmetic: products of codes by AND and popcount, or in bytes."""
+"""Integer arithmetic on the processor: products of codes forward and backward, blocks, and float first layers."""
 
-from dorefa_jax.kernels.cpu import Availability as Availability
-from dorefa_jax.kernels.cpu import available as available
+from dorefa_jax.kernels.availability import Availability as Availability
+from dorefa_jax.kernels.availability import available as available
 from dorefa_jax.kernels.packing import Format as Format
 from dorefa_jax.kernels.products import PackedWeights as PackedWeights
 from dorefa_jax.kernels.products import conv as conv

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
+from dorefa_jax.kernels.availability import available
 from dorefa_jax.kernels.packing import MAX_TABLE_BITS, MAX_TABLE_SUM, PANEL_CHANNELS, Format
 
 BITS_COST = 1.5
@@ -54,18 +55,19 @@ def best_format(
     groups: of the convolution.
     rows: of the product: images times pixels of the result; None for many.
     width: pixels in a row of the result; None where unknown, and then tables are not chosen.
-    path: of the kernels; the same.
+    path: instruction set of the kernels; None for the one in use.
 
   Returns:
     The format, an int32 array where a width is traced.
 
   Example:
-    >>> best_format(1, 2).name, best_format(8, 8).name
+    >>> best_format(1, 2, path="avx2").name, best_format(8, 8, path="avx2").name
     ('BITS', 'BYTES')
     >>> best_format(1, 4, (3, 3, 256, 256), width=32, path="avx512").name
     'TABLES'
   """
   has_few_rows = rows is not None and rows <= FEW_ROWS
+  path = available().path if path is None else path
   if path in MATRIX_PATHS and not has_few_rows:
     return Format.BYTES
   is_wide = width is not None and (width >= MIN_TABLE_WIDTH or has_few_rows)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dorefa_jax.bits import Bits
-from dorefa_jax.kernels import cpu
+from dorefa_jax.kernels import calls
+from dorefa_jax.kernels.calls import run
 from dorefa_jax.kernels.formats import best_format, fits_tables
 from dorefa_jax.kernels.packing import MAX_BITS, MAX_TABLE_BITS, Format, padded_outputs, weight_words
 from dorefa_jax.kernels.program import Kind, Op, encode, field_index
@@ -95,8 +96,7 @@ def pack_weights(
   taps = height * width, shape[2], shape[3]
   codes = codes.reshape(taps)
   if format is None:
-    path = cpu.available().path
-    chosen = best_format(bits, activation_bits, shape, groups=groups, rows=rows, width=out_width, path=path)
+    chosen = best_format(bits, activation_bits, shape, groups=groups, rows=rows, width=out_width)
   else:
     chosen = format
   if chosen is Format.TABLES and not fits_tables(bits, activation_bits, shape):
@@ -109,7 +109,7 @@ def pack_weights(
   else:
     words = weight_words(Format.BITS, MAX_BITS, taps, groups)
   spec = jnp.stack([jnp.asarray(chosen, jnp.int32), jnp.asarray(bits, jnp.int32)])
-  packed = cpu.pack_weights(codes, spec, words=words, groups=groups)
+  packed = calls.pack_weights(codes, spec, words=words, groups=groups)
   return PackedWeights(packed, spec, scale, shape, groups)
 
 
@@ -121,7 +121,6 @@ def conv(
   strides: tuple[int, int] = (1, 1),
   padding: Padding = NO_PADDING,
   dilation: tuple[int, int] = (1, 1),
-  path: str | None = None,
 ) -> jax.Array:
   """A convolution of quantized activations with packed weights, in integers.
 
@@ -134,7 +133,6 @@ def conv(
     activation_bits: A, 1 to 8; may be traced.
     strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)), with zeros.
-    path: a compiled path instead of the available one.
 
   Returns:
     float32 [batch, height, width, outputs]. An example with a NaN in it gives NaN.
@@ -176,24 +174,21 @@ def conv(
       f"a kernel of {op.kernel} with strides {strides}, dilation {dilation} and padding {padding} "
       f"does not fit x of shape {x.shape}"
     )
-  if path is None:
-    path = cpu.available().path
-  return cpu.run(
+  return run(
     x,
     with_bits(encode([op]), weights.spec, activation_bits),
     (weights.words, parameters(weights, activation_bits)),
     op.out_shape,
-    path,
   )
 
 
-def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: str | None = None) -> jax.Array:
+def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits) -> jax.Array:
   """A product of quantized activations with packed weights, in integers: `conv` of one pixel.
 
   Args:
     x: float32 [batch, channels].
     weights: from `pack_weights` of [channels, outputs].
-    activation_bits, path: as in `conv`.
+    activation_bits: as in `conv`.
 
   Returns:
     float32 [batch, outputs].
@@ -209,7 +204,7 @@ def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits, path: st
   """
   if x.ndim != 2:
     raise ValueError(f"x must be [batch, channels], got shape {x.shape}")
-  return conv(x[:, None, None, :], weights, activation_bits=activation_bits, path=path)[:, 0, 0, :]
+  return conv(x[:, None, None, :], weights, activation_bits=activation_bits)[:, 0, 0, :]
 
 
 def check_kernel_bits(bits: Bits, name: str) -> None:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.methods.dorefa import quantize_activations
 from dorefa_jax.not_finite import nan_where
-from dorefa_jax.quantizers import quantize_activations
 
 
 def conv(

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
-from dorefa_jax.conv_block import conv_block, fits
-from dorefa_jax.image_layers import image_block, image_block_fits
-from dorefa_jax.kernels.platform import by_platform
 from dorefa_jax.linen import Conv, Dense
-from dorefa_jax.models.parameters import BatchNormParameters, ConvKernel, ConvParameters
-from dorefa_jax.ops import GRADIENT_STREAM, Backend
-from dorefa_jax.pooling import max_pool_windows
-from dorefa_jax.quantizers import BoundKind, bound
+from dorefa_jax.linen.parameters import BatchNormParameters, ConvKernel, ConvParameters
+from dorefa_jax.methods.bounding import BoundKind, bound_for_bits
+from dorefa_jax.methods.stochastic_rounding import GRADIENT_STREAM
+from dorefa_jax.ops.backends import Backend
+from dorefa_jax.ops.conv_block import conv_block, fits
+from dorefa_jax.ops.image_block import image_block, image_block_fits
+from dorefa_jax.ops.pooling import max_pool_2x2
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
 """The paper's names of the models, and their `width`."""
@@ -198,43 +198,6 @@ class SvhnConvNet(nn.Module):
       return False
     spec = CONVOLUTIONS[0]
     return image_block_fits(x, (spec.kernel, spec.kernel, x.shape[3], features))
-
-
-def bound_for_bits(x: jax.Array, bits: BitWidths, kind: BoundKind) -> jax.Array:
-  """h where activations are quantized, ReLU where they are not.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> bound_for_bits(jnp.array([-1.0, 2.0]), BitWidths(1, 2, 4), "clip").tolist()
-    [0.0, 1.0]
-    >>> bound_for_bits(jnp.array([-1.0, 2.0]), BitWidths(), "clip").tolist()
-    [0.0, 2.0]
-  """
-  if isinstance(bits.activations, int):
-    return bound(x, kind if bits.activations < FULL_PRECISION else "relu")
-  return jnp.where(bits.activations < FULL_PRECISION, bound(x, kind), bound(x, "relu"))
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-  """Max pooling by 2 in both directions, borders padded as "SAME".
-
-  A maximum over a reshaped array, whose gradient (shared by equal maxima) XLA computes on CPUs faster than that of a
-  pooling window, and which keeps NaN, as that window does not.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
-    [5.0, 7.0, 13.0, 15.0]
-  """
-  height, width = x.shape[1:3]
-  if height % 2 == width % 2 == 0:
-    return max_pool_windows(x, 2)
-  pads = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
-  return by_platform(
-    lambda x: max_pool_windows(jnp.pad(x, pads, constant_values=-jnp.inf), 2),
-    lambda x: nn.max_pool(x, (2, 2), (2, 2), "SAME"),
-    x,
-  )
 
 
 def scaled_features(width: float) -> tuple[int, ...]:

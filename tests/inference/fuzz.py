@@ -20,7 +20,7 @@ import zlib
 
 import numpy as np
 
-from dorefa_jax.inference import file
+from dorefa_jax.inference import file_format
 from dorefa_jax.inference.float_ops import FLOAT_OPS
 from dorefa_jax.inference.graph import Segment
 from dorefa_jax.inference.limits import LOAD_BASE, LOAD_FACTOR
@@ -47,7 +47,7 @@ INTERESTING = [
 @functools.cache
 def sample(number):
   """(bytes, header, arrays) of a sound file."""
-  data = file.encode_graph(random_graph(np.random.default_rng(number)))
+  data = file_format.encode_graph(random_graph(np.random.default_rng(number)))
   _, size = struct.unpack_from("<II", data, 8)
   header, at, arrays = json.loads(zlib.decompress(data[16 : 16 + size])), 16 + size, []
   for spec in header["arrays"]:
@@ -66,7 +66,7 @@ def stored_size(spec):
 
 def assemble(text, blobs, version=1):
   deflated = zlib.compress(text, 1)
-  return sealed(file.MAGIC + struct.pack("<II", version, len(deflated)) + deflated + blobs)
+  return sealed(file_format.MAGIC + struct.pack("<II", version, len(deflated)) + deflated + blobs)
 
 
 def sealed(body):
@@ -156,7 +156,7 @@ def _edit_header(rng, header):
     parent[key] = rng.choice([old + 1, old - 1, 2 * old, -old, old * 100, old + rng.randrange(-9, 10)])
   elif isinstance(old, str):
     parent[key] = rng.choice(
-      [*FLOAT_OPS, *Output.__members__, *file.SAVED_DTYPES, "codes", "int64", "float64", old + "x"]
+      [*FLOAT_OPS, *Output.__members__, *file_format.SAVED_DTYPES, "codes", "int64", "float64", old + "x"]
     )
 
 
@@ -208,7 +208,7 @@ def check(seed, index, counts, seen):
     tracemalloc.start()
   begin, graph, message = time.process_time(), None, ""
   try:
-    graph = file.decode_graph(data)
+    graph = file_format.decode_graph(data)
   except ValueError as error:
     message = str(error)
   finally:
@@ -225,8 +225,8 @@ def check(seed, index, counts, seen):
     return
   counts[f"{kind}: accepted"] += 1
   assert kind != "damaged" or data == original, "damage was not found"
-  assert file.decode_graph(file.encode_graph(graph)).output == graph.output
-  digest = hashlib.sha256(file.encode_graph(graph)).digest()[:8]
+  assert file_format.decode_graph(file_format.encode_graph(graph)).output == graph.output
+  digest = hashlib.sha256(file_format.encode_graph(graph)).digest()[:8]
   if digest in seen:
     counts["the same as before"] += 1
     return

@@ -9,11 +9,12 @@ import numpy as np
 
 from dorefa_jax.inference.demand import segment_demand
 from dorefa_jax.inference.graph import Conv, FloatNode, MaxPool, Segment
-from dorefa_jax.inference.packed import PackedModel
+from dorefa_jax.inference.packed_model import PackedModel
 from dorefa_jax.inference.runtime import apply_operation, for_kernels, pack_layer, run_segment, segment_in_xla
-from dorefa_jax.kernels import cpu
+from dorefa_jax.kernels.availability import available
 from dorefa_jax.kernels.program import Output
 from tests.kernels import native
+from tests.on_path import on_path
 
 SMALL_WORK, SMALL_ELEMENTS = 2**23, 2**20
 ROUNDING = 2.0**-17
@@ -143,15 +144,18 @@ def check_in_xla(graph, rng):
     with np.errstate(over="ignore", invalid="ignore"):
       expected = reference(segment, x)
     runs = {"xla": functools.partial(segment_in_xla, segment)}
-    if cpu.available().is_compiled:
-      runs["compiled"] = functools.partial(run_segment, segment, path=cpu.available().path)
+    if available().is_compiled:
+      runs["compiled"] = functools.partial(run_segment, segment)
     for name, run in runs.items():
       got = np.asarray(jax.jit(run)(jnp.asarray(x)))
       if expected is not None:
         _compare(got, *expected, name)
   images = jnp.asarray(rng.random((2, *graph.input_shape), np.float32))
   packed = PackedModel(graph)
-  results = [packed(images, path=path) for path in {"xla", cpu.available().path}]
+  results = []
+  for path in {"xla", available().path}:
+    with on_path(path):
+      results.append(packed(images))
   assert len({(result.shape, result.dtype) for result in results}) == 1
   jax.clear_caches()
 

@@ -10,6 +10,7 @@ from flax import nnx
 import dorefa_jax as dorefa
 from dorefa_jax.inference.graph import Conv, MaxPool, Segment
 from tests.kernels import native
+from tests.on_path import call_on_path
 
 PATHS = [*native.paths(), "xla"]
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ def spread(variables, seed=0):
 def check(packed, expected, x, *, tolerance=1e-5, paths=(*PATHS[:1], "xla")):
   scale = float(jnp.abs(expected).max()) + 1e-6
   for path in paths:
-    got = packed(x, path=path)
+    got = call_on_path(path, packed, x)
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=tolerance * scale, rtol=0, err_msg=path)
 
@@ -195,7 +196,7 @@ def test_a_sum_exactly_on_a_boundary_rounds_as_the_emulation_does():
   packed = dorefa.freeze(model, ones, input_shape=x.shape[1:])
   expected = model.apply(ones, x)
   for path in PATHS:
-    np.testing.assert_array_equal(packed(x, path=path), expected)
+    np.testing.assert_array_equal(call_on_path(path, packed, x), expected)
 
 
 def test_an_image_that_is_not_finite_gives_nan_for_it_alone():
@@ -206,9 +207,9 @@ def test_an_image_that_is_not_finite_gives_nan_for_it_alone():
   for bad in (jnp.nan, jnp.inf):
     broken = x.at[1, 20, 20, 1].set(bad)
     for path in PATHS:
-      got = packed(broken, path=path)
+      got = call_on_path(path, packed, broken)
       assert jnp.isnan(got[1]).all()
-      np.testing.assert_array_equal(got[jnp.array([0, 2])], packed(x, path=path)[jnp.array([0, 2])])
+      np.testing.assert_array_equal(got[jnp.array([0, 2])], call_on_path(path, packed, x)[jnp.array([0, 2])])
 
 
 BITS = dorefa.BitWidths(1, 2, 32)

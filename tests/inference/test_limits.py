@@ -7,12 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dorefa_jax.inference import file
-from dorefa_jax.inference.check import check_graph
+from dorefa_jax.inference import file_format
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
 from dorefa_jax.inference.limits import HEADER_BASE, LOAD_BASE, LOAD_FACTOR, MAX_HEADER, MAX_OPERANDS, MAX_OPERATIONS
+from dorefa_jax.inference.validate import check_graph
 from dorefa_jax.kernels.program import Output
-from tests.inference.test_file import join, joined, parts
+from tests.inference.test_file_format import join, joined, parts
 
 SECONDS = 3.0  # of a processor that others use too
 
@@ -36,7 +36,7 @@ def decode_within_bounds(data):
   begin = time.process_time()
   try:
     error = None
-    file.decode_graph(data)
+    file_format.decode_graph(data)
   except ValueError as refused:
     error = refused
   seconds, (_, peak) = time.process_time() - begin, tracemalloc.get_traced_memory()
@@ -63,7 +63,7 @@ def test_a_column_of_thresholds_for_many_outputs_is_not_broadcast_while_loading(
     (1, 1, 1),
     (1, 1, 1),
   )
-  assert decode_within_bounds(file.encode_graph(some)) is None
+  assert decode_within_bounds(file_format.encode_graph(some)) is None
   wide = graph(
     [conv((1, 1, 1, 2 * outputs), Output.THRESHOLDS, thresholds), conv((1, 1, 2 * outputs, 1), bits=(1, 8))],
     (1, 1, 1),
@@ -71,12 +71,12 @@ def test_a_column_of_thresholds_for_many_outputs_is_not_broadcast_while_loading(
   )
   wider = graph([*wide.nodes[0].layers[:1], *some.nodes[0].layers[1:]], (1, 1, 1), (1, 1, 1))
   for refused, message in ((wider, "groups of weights"), (dataclasses.replace(wide, output=2), "never made")):
-    assert message in str(decode_within_bounds(file.encode_graph(refused)))
+    assert message in str(decode_within_bounds(file_format.encode_graph(refused)))
 
 
 def many_layers(count):
   layers = [conv((1, 1, 64, 64), Output.THRESHOLDS, np.zeros((1, 1), np.int32)) for _ in range(count - 1)]
-  return file.encode_graph(graph([*layers, conv((1, 1, 64, 64))], (1, 1, 64), (1, 1, 64)))
+  return file_format.encode_graph(graph([*layers, conv((1, 1, 64, 64))], (1, 1, 64), (1, 1, 64)))
 
 
 def test_a_model_of_the_most_layers_is_loaded():
@@ -171,7 +171,7 @@ def test_parameters_that_paths_would_read_differently_are_refused(change, messag
 def test_names_that_cannot_be_loaded_are_changed_when_they_are_saved():
   layer = dataclasses.replace(conv((1, 1, 4, 4)), name="a\n\ud800" + "b" * 1000)
   some = dataclasses.replace(graph([layer], (1, 1, 4), (1, 1, 4)), notes={"a\nb": "c\td"})
-  loaded = file.decode_graph(file.encode_graph(some))
+  loaded = file_format.decode_graph(file_format.encode_graph(some))
   assert loaded.nodes[0].layers[0].name == "a??" + "b" * 497
   assert loaded.notes == {"a?b": "c?d"}
 

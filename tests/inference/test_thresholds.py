@@ -6,14 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dorefa_jax.inference.chain import NoChain, narrow
-from dorefa_jax.inference.thresholds import (
-  find_thresholds,
-  find_valleys,
-  fit_affine,
-  line_thresholds,
-  ordered_to_float,
-)
+from dorefa_jax.inference.compiler.epilogue import NoChain, narrow
+from dorefa_jax.inference.compiler.thresholds import find_thresholds, find_valleys, ordered_to_float
+from dorefa_jax.inference.lines import fit_affine, line_thresholds
 
 
 def identity(x):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from dorefa_jax import kernels
-from dorefa_jax.kernels import cpu, xla
+from dorefa_jax.kernels import xla
+from dorefa_jax.kernels.availability import PATH_VARIABLE
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import Format, pack_weights
 from tests.kernels import native
+from tests.on_path import on_path
 
 needs_library = pytest.mark.skipif(not native.paths(), reason="no compiled library")
 
@@ -26,12 +28,12 @@ def test_the_best_path_is_taken():
 
 @pytest.mark.parametrize("path", [*native.paths(), "xla"])
 def test_a_path_can_be_forced(monkeypatch, path):
-  monkeypatch.setenv(cpu.PATH_VARIABLE, path)
+  monkeypatch.setenv(PATH_VARIABLE, path)
   assert kernels.available().path == path
 
 
 def test_an_unknown_path_is_refused(monkeypatch):
-  monkeypatch.setenv(cpu.PATH_VARIABLE, "mmx")
+  monkeypatch.setenv(PATH_VARIABLE, "mmx")
   with pytest.raises(ValueError, match="'mmx' is not available here; there are: .*xla"):
     kernels.available()
 
@@ -39,11 +41,11 @@ def test_an_unknown_path_is_refused(monkeypatch):
 def test_without_the_library_everything_still_imports(tmp_path):
   """A copy of the package that has no library in it."""
   code = (
-    "import pathlib, dorefa_jax.kernels.cpu as cpu; cpu.__file__ = 'nowhere/cpu.py'; "
-    "found = cpu.available(); print(found.path, found.reason)"
+    "import pathlib, dorefa_jax.kernels.availability as here; here.__file__ = 'nowhere/cpu.py'; "
+    "found = here.available(); print(found.path, found.reason)"
   )
   run = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, cpu.PATH_VARIABLE: ""}
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, PATH_VARIABLE: ""}
   )
   assert run.stdout.startswith("xla The compiled kernels were not built")
 
@@ -51,11 +53,11 @@ def test_without_the_library_everything_still_imports(tmp_path):
 def test_a_library_that_does_not_load_is_reported(tmp_path):
   (tmp_path / "_native.so").write_bytes(b"no library")
   code = (
-    f"import dorefa_jax.kernels.cpu as cpu; cpu.__file__ = {str(tmp_path / 'cpu.py')!r}; "
-    "found = cpu.available(); print(found.path, found.reason)"
+    f"import dorefa_jax.kernels.availability as here; here.__file__ = {str(tmp_path / 'availability.py')!r}; "
+    "found = here.available(); print(found.path, found.reason)"
   )
   run = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, cpu.PATH_VARIABLE: ""}
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, PATH_VARIABLE: ""}
   )
   assert run.stdout.startswith("xla The compiled kernels do not load")
 
@@ -67,17 +69,19 @@ def test_conv_and_dot_on_every_path(path):
   x = rng.uniform(0, 1, (2, 5, 5, 33)).astype(np.float32)
   codes = native.random_codes(rng, (3, 3, 33, 20), 2)
   weights = kernels.pack_weights(jnp.asarray(codes), 9.0, bits=2, activation_bits=2)
-  got = kernels.conv(jnp.asarray(x), weights, activation_bits=2, padding=((1, 1), (1, 1)), path=path)
+  with on_path(path):
+    got = kernels.conv(jnp.asarray(x), weights, activation_bits=2, padding=((1, 1), (1, 1)))
   want = native.convolve(native.quantize(x, 2), native.signed(codes, 2), padding=((1, 1), (1, 1)))
   np.testing.assert_array_equal(got, want)
   weights = kernels.pack_weights(jnp.asarray(codes[0, 0]), 9.0, bits=2, activation_bits=2)
-  got = kernels.dot(jnp.asarray(x[0, 0]), weights, activation_bits=2, path=path)
+  with on_path(path):
+    got = kernels.dot(jnp.asarray(x[0, 0]), weights, activation_bits=2)
   np.testing.assert_array_equal(got, native.quantize(x[0, 0], 2) @ native.signed(codes[0, 0], 2))
 
 
 @needs_library
 def test_formats_are_chosen_by_the_product_of_widths(monkeypatch):
-  monkeypatch.setenv(cpu.PATH_VARIABLE, "portable")
+  monkeypatch.setenv(PATH_VARIABLE, "portable")
   codes = jnp.zeros((64, 16), jnp.uint8)
 
   def format(w, a):
@@ -125,7 +129,7 @@ def test_tables_are_chosen_where_they_pay(bits, shape, options, expected):
 @needs_library
 @pytest.mark.skipif("avx512" not in native.paths(), reason="tables are chosen where VPERMB is")
 def test_packing_chooses_tables(monkeypatch):
-  monkeypatch.setenv(cpu.PATH_VARIABLE, "avx512")
+  monkeypatch.setenv(PATH_VARIABLE, "avx512")
   codes = jnp.zeros((3, 3, 64, 64), jnp.uint8)
   for out_width, expected in ((20, Format.TABLES), (None, Format.BITS)):
     packed = kernels.pack_weights(codes, bits=1, activation_bits=4, out_width=out_width)
@@ -194,7 +198,6 @@ def test_bad_operands_are_refused(call, message):
     (jnp.zeros((1, 5, 5, 4)), {"strides": (0, 1)}, "does not fit"),
     (jnp.zeros((1, 5, 5, 4)), {"padding": ((-1, 0), (0, 0))}, "does not fit"),
     (jnp.zeros((1, 5, 5, 4)), {"activation_bits": 9}, "1 to 8"),
-    (jnp.zeros((1, 5, 5, 4)), {"path": "mmx"}, "no compiled path 'mmx'"),
   ],
 )
 def test_bad_inputs_are_refused(x, options, message):

@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 
 import dorefa_jax.kernels
-from dorefa_jax.kernels import cpu
+from dorefa_jax.kernels.availability import PATH_VARIABLE
 from dorefa_jax.kernels.binary import MACH_O, UNIVERSAL, damage
 from tests.kernels import native
 
@@ -20,12 +20,12 @@ FILE = next(iter(sorted(pathlib.Path(dorefa_jax.kernels.__file__).parent.glob("_
 needs_library = pytest.mark.skipif(not native.paths() or FILE is None, reason="no compiled library")
 
 AVAILABLE = """
-  import pathlib, sys, jax, dorefa_jax.kernels.cpu as cpu, dorefa_jax.kernels.library as library
+  import pathlib, sys, jax, dorefa_jax.kernels.availability as here, dorefa_jax.kernels.library as library
   from jax._src import xla_bridge
   assert not xla_bridge.backends_are_initialized(), "importing started a backend"
-  cpu.__file__ = sys.argv[1] + "/cpu.py"
+  here.__file__ = sys.argv[1] + "/availability.py"
   {}
-  found = cpu.available()
+  found = here.available()
   started = xla_bridge.backends_are_initialized()
   print(found.path == "xla", started, float(jax.numpy.ones(3).sum()), found.reason, sep="|")
 """
@@ -36,7 +36,7 @@ def run_python(code, *args, **variables):
     [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
     capture_output=True,
     text=True,
-    env={**os.environ, cpu.PATH_VARIABLE: "", **variables},
+    env={**os.environ, PATH_VARIABLE: "", **variables},
   )
   assert run.returncode == 0, (run.returncode, run.stderr)
   return run.stdout.strip()
@@ -72,7 +72,7 @@ def test_a_whole_library_loads_before_the_backend_starts(tmp_path):
 @needs_library
 @pytest.mark.parametrize("platforms", ["cuda", "tpu", "cuda,tpu"])
 def test_without_the_cpu_platform_there_are_no_kernels(platforms):
-  code = "import dorefa_jax.kernels.cpu as cpu; print(cpu.available().path, cpu.available().reason)"
+  code = "import dorefa_jax.kernels.availability as here; print(here.available().path, here.available().reason)"
   found = run_python(code, JAX_PLATFORMS=platforms)
   assert found.startswith(f"xla JAX_PLATFORMS={platforms} leaves out the platform")
   assert f"{platforms},cpu" in found

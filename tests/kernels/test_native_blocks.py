@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.packing import Format
-from dorefa_jax.kernels.training import Geometry
 from tests.kernels import native
 
 pytestmark = pytest.mark.skipif(not native.paths(), reason="no compiled library")

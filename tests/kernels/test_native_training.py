@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.packing import MAX_TABLE_BITS, Format
 from dorefa_jax.kernels.program import Kind, Op
-from dorefa_jax.kernels.training import Geometry
 from tests.kernels import native
 
 pytestmark = pytest.mark.skipif(not native.paths(), reason="no compiled library")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import dorefa_jax as dorefa
-from dorefa_jax.models.svhn import MODEL_WIDTHS, max_pool_2x2, scaled_features
+from dorefa_jax.models.svhn import MODEL_WIDTHS, scaled_features
+from dorefa_jax.ops.pooling import max_pool_2x2
 
 BITS = dorefa.BitWidths(1, 2, 4)
 # (M multiply-accumulates, weights) of models A to D
@@ -99,7 +100,7 @@ def test_one_program_for_all_bits(trained):
 
 def test_dropout_keeps_the_last_convolutions_input_on_the_grid(monkeypatch, trained):
   """The factor 1 / (1 - rate) follows the product: the input has k-bit values, dropped ones are zero."""
-  from dorefa_jax import ops
+  from dorefa_jax.ops import products as ops
 
   seen = []
   quantize_input = ops._quantize_input

@@ -1,0 +1,1 @@
+"""From a model's jaxpr to the graph that a packed model runs."""

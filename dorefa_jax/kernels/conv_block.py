@@ -1,0 +1,114 @@
+"""A quantized convolution with batch norm, max pooling and h behind it, as one call forward and one backward."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dorefa_jax.bits import Bits
+from dorefa_jax.kernels.calls import call_kernel
+from dorefa_jax.kernels.geometry import Geometry
+from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.kernels.products import PackedWeights, parameters, with_bits
+from dorefa_jax.kernels.program import encode
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+  """What follows a convolution.
+
+  Attributes:
+    geometry: of the convolution.
+    window: of the max pooling, 1 or 2 in both directions; divides the convolution's image.
+    bound: number of the bounding function in `dorefa_jax.methods.bounding.BOUND_KINDS`.
+    epsilon: of batch norm.
+  """
+
+  geometry: Geometry
+  window: int
+  bound: int
+  epsilon: float
+
+  @property
+  def out_shape(self) -> tuple[int, int, int]:
+    """[height, width, channels] of an image of the result."""
+    height, width = self.geometry.out_size
+    return height // self.window, width // self.window, self.geometry.shape[3]
+
+  def operands(self, weights: PackedWeights, activation_bits: Bits, norm: jax.Array) -> tuple[jax.Array, ...]:
+    """What both calls take: the program, weights, factors, scale and bias of batch norm, window and bound."""
+    words = with_bits(encode([self.geometry.op()]), weights.spec, activation_bits)
+    spec = jnp.array([self.window, self.bound], jnp.int32)
+    return words, weights.words, parameters(weights, activation_bits), norm, spec
+
+  @property
+  def attributes(self) -> dict[str, np.generic]:
+    """Their static arguments."""
+    return {"epsilon": np.float32(self.epsilon)}
+
+
+def block(
+  x: jax.Array, weights: PackedWeights, norm: jax.Array, spec: BlockSpec, *, activation_bits: Bits
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The forward pass.
+
+  Args:
+    x: float32 [batch, height, width, channels].
+    weights: packed weights.
+    norm: float32 [2, outputs], scale and bias of batch norm.
+    spec: what is computed.
+    activation_bits: A, 1 to 8; may be traced.
+
+  Returns:
+    The activations' bit planes, uint32 [pixels, A, words of 32 channels], 8 of them where A is traced; mean and
+    variance of the convolution's channels, float32 [2, outputs]; the result, float32 [batch, *spec.out_shape].
+  """
+  pixels, channels = int(np.prod(x.shape[:3])), x.shape[3]
+  planes = activation_bits if isinstance(activation_bits, int) else MAX_BITS
+  results = (
+    jax.ShapeDtypeStruct((pixels, planes, -(-channels // 32)), jnp.uint32),
+    jax.ShapeDtypeStruct(norm.shape, jnp.float32),
+    jax.ShapeDtypeStruct((x.shape[0], *spec.out_shape), jnp.float32),
+  )
+  operands = spec.operands(weights, activation_bits, norm)
+  kept, statistics, out = call_kernel("dorefa_block", results, x, *operands, **spec.attributes)
+  return kept, statistics, out
+
+
+def block_gradient(
+  planes: jax.Array,
+  weights: PackedWeights,
+  norm: jax.Array,
+  statistics: jax.Array,
+  g: jax.Array,
+  key: jax.Array,
+  spec: BlockSpec,
+  *,
+  activation_bits: Bits,
+  gradient_bits: Bits,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The backward pass to the convolution's quantized gradient; the convolution is computed anew.
+
+  Args:
+    planes, statistics: from the forward pass.
+    weights, norm, spec, activation_bits: as there.
+    g: float32 [batch, *spec.out_shape], the result's gradient.
+    key: uint32 [2], the data of a threefry key.
+    gradient_bits: G, 1 to 8; may be traced.
+
+  Returns:
+    uint8 [batch, height, width, outputs] codes, float32 [batch] scales, and the gradient of `norm`.
+  """
+  results = (
+    jax.ShapeDtypeStruct((g.shape[0], *spec.geometry.out_size, spec.geometry.shape[3]), jnp.uint8),
+    jax.ShapeDtypeStruct(g.shape[:1], jnp.float32),
+    jax.ShapeDtypeStruct(norm.shape, jnp.float32),
+  )
+  bits = jnp.asarray(gradient_bits, jnp.int32).reshape(1)
+  operands = spec.operands(weights, activation_bits, norm)
+  operands = planes, *operands, statistics, g, key, bits
+  codes, scales, dnorm = call_kernel("dorefa_block_gradient", results, *operands, **spec.attributes)
+  return codes, scales, dnorm

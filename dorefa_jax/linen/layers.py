@@ -1,0 +1,134 @@
+"""Flax linen layers: flax's own, with their parameters, over quantized products."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from dorefa_jax import ops
+from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
+from dorefa_jax.injected import Injected
+from dorefa_jax.methods.dorefa import quantize_weights
+
+
+class Conv(nn.Conv):
+  """`flax.linen.Conv` with quantized input, weights and gradient of its output.
+
+  Takes flax's arguments and has flax's parameters, so that a checkpoint of
+  `flax.linen.Conv` loads unchanged. The bias and its gradient are not quantized.
+  With a `mask`, masked weights stay exactly zero.
+
+  Attributes:
+    bits: W, A and G; a call's own `bits` go before them.
+    backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
+    weight_quantizer: a function of (weights, bits).
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> layer = Conv(8, (3, 3), bits=BitWidths(weights=1, activations=2, gradients=4))
+    >>> x = jnp.full((2, 5, 5, 3), 0.5)
+    >>> variables = layer.init(jax.random.key(0), x)
+    >>> layer.apply(variables, x, rngs={"gradients": jax.random.key(1)}).shape
+    (2, 5, 5, 8)
+    >>> layer.apply(variables, x, bits=BitWidths()).shape  # the same parameters, not quantized
+    (2, 5, 5, 8)
+
+  References:
+    arXiv 1606.06160, algorithm 1.
+  """
+
+  bits: BitWidths = BitWidths()
+  backend: ops.Backend = "auto"
+  weight_quantizer: ops.WeightQuantizer = quantize_weights
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, *, bits: BitWidths | None = None) -> jax.Array:
+    """Applies the layer.
+
+    Args:
+      inputs: [*batch, *space, features], in [0, 1] where A < 32.
+      bits: W, A and G of this call instead of the layer's own; may be traced.
+
+    Returns:
+      [*batch, *space, features].
+
+    Raises:
+      ValueError: as `dorefa_jax.ops.conv_general_dilated`; or G < 32 and the call is
+        differentiated without a PRNG stream "gradients".
+    """
+    weight_quantizer = self.weight_quantizer
+    if self.mask is not None:
+      weight_quantizer = ops.mask_weights(weight_quantizer, self.mask)
+    product = _product(self, ops.conv_general_dilated, bits, weight_quantizer)
+    return _call(nn.Conv, self, inputs, conv_general_dilated_cls=lambda: product)
+
+
+class Dense(nn.Dense):
+  """`flax.linen.Dense` with quantized input, weights and gradient of its output.
+
+  Takes flax's arguments and has flax's parameters, so that a checkpoint of
+  `flax.linen.Dense` loads unchanged. The bias and its gradient are not quantized.
+
+  Attributes:
+    bits: W, A and G; a call's own `bits` go before them.
+    backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
+    weight_quantizer: a function of (weights, bits).
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> layer = Dense(4, bits=BitWidths(weights=1, activations=2, gradients=4))
+    >>> x = jnp.full((2, 3), 0.5)
+    >>> layer.apply(layer.init(jax.random.key(0), x), x).shape
+    (2, 4)
+
+  References:
+    arXiv 1606.06160, algorithm 1.
+  """
+
+  bits: BitWidths = BitWidths()
+  backend: ops.Backend = "auto"
+  weight_quantizer: ops.WeightQuantizer = quantize_weights
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, *, bits: BitWidths | None = None) -> jax.Array:
+    """Applies the layer.
+
+    Args:
+      inputs: [*batch, features], in [0, 1] where A < 32.
+      bits: W, A and G of this call instead of the layer's own; may be traced.
+
+    Returns:
+      [*batch, features].
+
+    Raises:
+      ValueError: as `dorefa_jax.ops.dot_general`; or G < 32 and the call is
+        differentiated without a PRNG stream "gradients".
+    """
+    product = _product(self, ops.dot_general, bits, self.weight_quantizer)
+    return _call(nn.Dense, self, inputs, dot_general_cls=lambda: product)
+
+
+def _product(layer: Any, op: Any, bits: BitWidths | None, weight_quantizer: ops.WeightQuantizer) -> Any:
+  bits = check_bit_widths(layer.bits if bits is None else bits)
+  needs_key = not is_full_precision(bits.gradients) and layer.has_rng(ops.GRADIENT_STREAM)
+  return functools.partial(
+    op,
+    bits=bits,
+    key=layer.make_rng(ops.GRADIENT_STREAM) if needs_key else None,
+    backend=layer.backend,
+    weight_quantizer=weight_quantizer,
+  )
+
+
+def _call(base: type[nn.Module], layer: nn.Module, inputs: jax.Array, **injected: Any) -> jax.Array:
+  """Flax's own method on `layer`, over an injected product; a module inside would show in what flax captures."""
+  taken = [
+    name for name in ("dot_general", "conv_general_dilated", *injected) if getattr(layer, name, None) is not None
+  ]
+  if taken:
+    raise ValueError(f"{taken[0]} of {type(layer).__name__} is taken by its quantized product: leave it out")
+  return inspect.unwrap(base.__call__)(Injected(layer, **injected), inputs)

@@ -1,0 +1,1 @@
+"""Methods: each a file of quantizers of weights, activations and gradients."""

@@ -1,0 +1,96 @@
+"""A first layer on images in training as one operation: convolution, max pooling, h."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dorefa_jax.kernels import image_block as image_block_kernels
+from dorefa_jax.kernels.availability import available
+from dorefa_jax.kernels.geometry import Geometry
+from dorefa_jax.methods.bounding import BOUND_KINDS, BoundKind, bound
+from dorefa_jax.not_finite import nan_where
+from dorefa_jax.ops.backends import choose, on_mesh
+from dorefa_jax.ops.image_conv import MAX_CHANNELS, MIN_OUTPUTS
+from dorefa_jax.ops.layouts import has_sizes
+from dorefa_jax.ops.pooling import max_pool_windows
+
+
+def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
+  """Whether `image_block` takes images, and a kernel of a shape, and wins: few channels, and windows that are whole.
+
+  Args:
+    x: images.
+    kernel: [height, width, channels, outputs].
+  """
+  sizes = [size - reach + 1 for size, reach in zip(x.shape[1:3], kernel)]
+  is_image = x.dtype == jnp.float32 and has_sizes(x) and kernel[2] <= MAX_CHANNELS and kernel[3] >= MIN_OUTPUTS
+  return available().is_compiled and is_image and all(size > 0 and size % 2 == 0 for size in sizes)
+
+
+def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind = "clip") -> jax.Array:
+  """`h(max_pool(conv(x, w) + bias))` in float32, for training: on the kernels on CPU, in XLA elsewhere.
+
+  Between the passes it keeps the images, and 5 bits for each value of the result.
+
+  Args:
+    x: float32 [batch, height, width, channels]; its convolution has even sizes.
+    w: float32 [height, width, channels, outputs]; strides are 1, nothing is padded.
+    bias: float32 [outputs].
+    kind: of the bounding function, see `dorefa_jax.bound`.
+
+  Returns:
+    float32 [batch, rows / 2, columns / 2, outputs], of the convolution's rows and columns. Equal maxima share the
+    gradient; an image that is not finite gives NaN, and so do the gradients of a batch with it.
+
+  Example:
+    >>> x, w = jnp.full((1, 6, 6, 3), 0.1), jnp.ones((3, 3, 3, 4))
+    >>> image_block(x, w, jnp.full(4, -2.0)).shape
+    (1, 2, 2, 4)
+  """
+  height, width, channels, outputs = w.shape
+  geometry = Geometry((x.shape[1], x.shape[2]), (height, width, channels, outputs))
+  if not image_block_fits(x, geometry.shape):
+    raise ValueError(f"no kernels for a block of images {x.dtype} {x.shape} and a kernel of shape {w.shape}")
+  number = BOUND_KINDS.index(kind)
+
+  def in_xla(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+    y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return bound(max_pool_windows(y + bias.reshape(1, 1, 1, -1), 2), kind)
+
+  def forward(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def default(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
+      pooled = in_xla(x, w, bias)
+      return pooled, jnp.zeros((pooled.size // outputs, 5, -(-outputs // 32)), jnp.uint32)  # not looked at
+
+    return choose(lambda x, w, bias: image_block_kernels.image_block(x, w, bias, geometry, number), default, x, w, bias)
+
+  @jax.custom_vjp
+  def run(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+    return forward(x, w, bias)[0]
+
+  def keep(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    pooled, winners = forward(x, w, bias)
+    return pooled, (x, w, bias, winners)
+
+  def backward(saved: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, ...]:
+    x, w, bias, winners = saved
+
+    def on_kernels(x: jax.Array, w: jax.Array, bias: jax.Array, winners: jax.Array, g: jax.Array) -> Any:
+      dw, dbias = image_block_kernels.image_block_gradient(x, winners, g, geometry)
+      # A maximum that is NaN has no pixel that takes its gradient: the kernel's sums lose it.
+      is_lost = jnp.isnan(bias) | ~jnp.all(jnp.isfinite(w), (0, 1, 2))
+      return nan_where(is_lost.reshape(1, 1, 1, -1), dw), nan_where(is_lost, dbias)
+
+    def default(x: jax.Array, w: jax.Array, bias: jax.Array, winners: jax.Array, g: jax.Array) -> Any:
+      return jax.vjp(lambda w, bias: in_xla(x, w, bias), w, bias)[1](g)
+
+    dw, dbias = choose(on_kernels, default, x, w, bias, winners, g)
+    # Pixels are seldom differentiated, and what is not asked for is not compiled.
+    return jax.vjp(lambda x: in_xla(x, w, bias), x)[1](g)[0], dw, dbias
+
+  run.defvjp(keep, backward)
+  return on_mesh(run, in_xla, x, w, bias)
