@@ -52,20 +52,24 @@ class Conv:
     """Whether the kernels can add the sums up: they leave room for one more code of 1."""
     return self.max_sum + 2 ** (self.weight_bits or 1) - 1 <= 2**31
 
-  def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:
-    """The kernels' op for an input [height, width, channels], in the format best on a path (by default: in use)."""
-    kernel = self.weights.shape[0], self.weights.shape[1]
+  def plain_op(self, shape: tuple[int, int, int]) -> Op:
+    """The kernels' op for an input [height, width, channels], but for its format."""
     bits = self.weight_bits or 1, self.activation_bits or 1
-    op = Op(
-      Kind.CONV, Format.FLOATS, *bits, *shape, kernel=kernel, strides=self.strides, dilation=self.dilation,
-      padding=self.padding, groups=self.groups, outputs=self.weights.shape[3], output=self.output,
+    return Op(
+      Kind.CONV, Format.FLOATS, *bits, *shape, kernel=self.weights.shape[:2], strides=self.strides,
+      dilation=self.dilation, padding=self.padding, groups=self.groups, outputs=self.weights.shape[3],
+      output=self.output,
     )  # fmt: skip
+
+  def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:
+    """`plain_op` in the format that is best on a path, by default the one in use."""
+    op = self.plain_op(shape)
     width = op.out_shape[1]
     if self.weight_bits is not None:
-      window = *kernel, self.weights.shape[2], self.weights.shape[3]
-      best = best_format(*bits, window, groups=self.groups, width=width, path=path)
+      window = *op.kernel, self.weights.shape[2], self.weights.shape[3]
+      best = best_format(op.weight_bits, op.activation_bits, window, groups=self.groups, width=width, path=path)
       return dataclasses.replace(op, format=Format(int(best)))
-    if winograd.fits(kernel[1], self.strides[1], self.dilation[1], self.groups, width):
+    if winograd.fits(op.kernel[1], self.strides[1], self.dilation[1], self.groups, width):
       return dataclasses.replace(op, format=Format.WINOGRAD)
     return op
 
@@ -128,7 +132,7 @@ class Segment:
     shapes = [self.input_shape]
     for layer in self.layers:
       if isinstance(layer, Conv):
-        shapes.append(layer.op(shapes[-1]).out_shape)
+        shapes.append(layer.plain_op(shapes[-1]).out_shape)
       else:
         op = Op(Kind.POOL, Format.BITS, 1, 1, *shapes[-1], kernel=layer.window, strides=layer.strides,
                 padding=layer.padding, outputs=shapes[-1][2])  # fmt: skip

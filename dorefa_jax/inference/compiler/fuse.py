@@ -42,7 +42,7 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
   outputs = source.layer.weights.shape[3]
   if groups and (outputs // source.layer.groups % 32 or following.layer.weights.shape[2] % 32):
     raise NoChain("groups between integer layers need a multiple of 32 channels")
-  shape = source.layer.op(source.input_shape).out_shape
+  shape = source.layer.plain_op(source.input_shape).out_shape
   pool = None if chain.pool is None else MaxPool(chain.pool.window, chain.pool.strides, chain.pool.padding)
   if pool is not None:
     shape = pooled_shape(pool, shape)
