@@ -81,6 +81,16 @@ def is_full_precision(bits: Bits) -> bool:
   return isinstance(bits, int) and bits == FULL_PRECISION
 
 
+def levels(bits: Bits) -> jax.Array:
+  """n = 2^k - 1, the largest code of k bits, float32.
+
+  Example:
+    >>> float(levels(2))
+    3.0
+  """
+  return ((1 << jnp.asarray(bits, jnp.int32)) - 1).astype(jnp.float32)
+
+
 def check_bit_widths(bits: Any) -> BitWidths:
   """Returns `bits`, or raises ValueError where it is no `BitWidths`.
 

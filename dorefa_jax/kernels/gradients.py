@@ -1,8 +1,8 @@
 """The backward pass in integers: gradients to codes, and their products with weights and activations.
 
-With activations `a / n_a`, weights `E (2 c - n_w) / n_w` and the gradients `m_b (2 q - n_g) / n_g` of example b,
+With activations `a / n_a`, weights `E (2 c - z) / n_w` and the gradients `m_b (2 q - n_g) / n_g` of example b,
 
-- the gradient of the input is `m_b E / (n_w n_g)` times `2 sum q (2 c - n_w) - n_g sum (2 c - n_w)`: a convolution
+- the gradient of the input is `m_b E / (n_w n_g)` times `2 sum q (2 c - z) - n_g sum (2 c - z)`: a convolution
   of codes q, and sums of weights over the taps that lie on gradients (the grid has no zero to pad with);
 - the gradient of the weights is the sum over b of `m_b / (n_a n_g)` times `sum a (2 q - n_g)` over the positions
   of the example: integers for each example, added in float32.
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.bits import Bits
+from dorefa_jax.bits import Bits, levels
 from dorefa_jax.kernels import calls
 from dorefa_jax.kernels.calls import call_kernel
 from dorefa_jax.kernels.formats import best_format
@@ -49,6 +49,7 @@ def input_gradient(
   *,
   weight_bits: Bits,
   gradient_bits: Bits,
+  weight_zero: jax.Array | int | None = None,
 ) -> jax.Array:
   """The gradient of a convolution's input.
 
@@ -59,6 +60,7 @@ def input_gradient(
     weight_scale: float32, a scalar.
     geometry: of the convolution.
     weight_bits, gradient_bits: W and G, 1 to 8; may be traced.
+    weight_zero: z, where code c of a weight stands for `weight_scale (2 c - z) / n`; by default n = 2^W - 1.
 
   Returns:
     float32 [batch, *geometry.size, channels].
@@ -68,7 +70,7 @@ def input_gradient(
     dense = Geometry((1, 1), (1, 1, height * width * channels, outputs))
     dx = input_gradient(
       codes, scales, weights.reshape(dense.shape), weight_scale, dense,
-      weight_bits=weight_bits, gradient_bits=gradient_bits,
+      weight_bits=weight_bits, gradient_bits=gradient_bits, weight_zero=weight_zero,
     )  # fmt: skip
     return dx.reshape(-1, *geometry.size, channels)
   op = geometry.input_gradient_op()
@@ -87,7 +89,8 @@ def input_gradient(
   n = levels(weight_bits)
   lanes = padded_outputs(channels)
   is_channel = jnp.arange(lanes)[None, None] < channels
-  sums = jnp.where(is_channel, 2 * sums - (outputs // groups) * n.astype(jnp.int32), 0)
+  zero = n.astype(jnp.int32) if weight_zero is None else jnp.asarray(weight_zero, jnp.int32)
+  sums = jnp.where(is_channel, 2 * sums - (outputs // groups) * zero, 0)
   factor = weight_scale.astype(jnp.float32) / (n * levels(gradient_bits))
   result = jax.ShapeDtypeStruct((codes.shape[0], *op.out_shape), jnp.float32)
   return call_kernel(
@@ -95,7 +98,7 @@ def input_gradient(
     result,
     codes,
     scales,
-    _with_bits(op, format=chosen, weight_bits=weight_bits, activation_bits=gradient_bits),
+    _with_bits(op, format=chosen, weight_bits=weight_bits, weight_zero=zero, activation_bits=gradient_bits),
     packed,
     jnp.broadcast_to(factor, (groups * lanes,)),
     sums,
@@ -148,8 +151,3 @@ def _with_bits(op: Op, **values: Bits) -> jax.Array:
 def bits_operand(bits: Bits) -> jax.Array:
   """A bit width as the library takes it, int32 [1]."""
   return jnp.asarray(bits, jnp.int32).reshape(1)
-
-
-def levels(bits: Bits) -> jax.Array:
-  """n = 2^k - 1, float32."""
-  return ((1 << jnp.asarray(bits, jnp.int32)) - 1).astype(jnp.float32)

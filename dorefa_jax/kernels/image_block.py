@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dorefa_jax.kernels.program import Bound
+
 import dataclasses
 
 import jax
@@ -19,7 +21,7 @@ PATCH_MULTIPLE = 16
 
 
 def image_block(
-  x: jax.Array, w: jax.Array, bias: jax.Array, geometry: Geometry, bound: int
+  x: jax.Array, w: jax.Array, bias: jax.Array, geometry: Geometry, bound: Bound
 ) -> tuple[jax.Array, jax.Array]:
   """A convolution in float32, max pooling in 2x2 windows side by side, and h.
 
@@ -27,7 +29,7 @@ def image_block(
     x, w: as in `image_conv`.
     geometry: of the convolution, without strides, dilation, groups and padding, to even sizes.
     bias: float32 [outputs], of the convolution.
-    bound: number of the bounding function in `dorefa_jax.methods.bounding.BOUND_KINDS`.
+    bound: the bounding function, but for NONE.
 
   Returns:
     float32 [batch, height / 2, width / 2, outputs], and for the gradient uint32 [windows, 5, words of 32 channels]:

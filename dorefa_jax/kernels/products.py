@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dorefa_jax.bits import Bits
+from dorefa_jax.bits import Bits, levels
 from dorefa_jax.kernels import calls
 from dorefa_jax.kernels.calls import run
 from dorefa_jax.kernels.formats import best_format, fits_tables
 from dorefa_jax.kernels.packing import MAX_BITS, MAX_TABLE_BITS, Format, padded_outputs, weight_words
-from dorefa_jax.kernels.program import Kind, Op, encode, field_index
+from dorefa_jax.kernels.program import MIDDLE, Kind, Op, encode, field_index
 
 Padding: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
@@ -27,9 +27,9 @@ class PackedWeights:
 
   Attributes:
     words: uint32, see `dorefa_jax.kernels.packing`.
-    spec: int32 [2], format and bits.
+    spec: int32 [3], format, bits, and the zero z of the codes.
     scale: float32, a scalar or one for each output channel: code c stands for
-      `scale (2 c - n) / n`.
+      `scale (2 c - z) / n`, `n = 2^W - 1`.
     shape: [height, width, channels of a group, outputs] of the kernel.
     groups: of the convolution.
   """
@@ -51,13 +51,14 @@ def pack_weights(
   rows: int | None = None,
   out_width: int | None = None,
   format: Format | None = None,
+  zero: jax.Array | int = MIDDLE,
 ) -> PackedWeights:
   """Packs codes of weights for `conv` and `dot`.
 
   Args:
     codes: uint8 [height, width, channels of a group, outputs], or [channels, outputs] for `dot`,
       below 2^W.
-    scale: float, or [outputs]: code c stands for `scale (2 c - n) / n`, `n = 2^W - 1`.
+    scale: float, or [outputs]: code c stands for `scale (2 c - zero) / n`, `n = 2^W - 1`.
     bits: W, 1 to 8; may be traced, and then the words have room for the widest.
     activation_bits: A of the products to come, by which the format is chosen; may be traced. Tables, where they
       are chosen, serve products of 1 to 5 bits alone.
@@ -65,6 +66,7 @@ def pack_weights(
     rows: of the products to come, images times pixels of the result; None for many.
     out_width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.
     format: BITS, BYTES or TABLES instead of the chosen one.
+    zero: twice the code that stands for zero, an integer up to 2 n; by default n. May be traced.
 
   Returns:
     The packed weights.
@@ -108,8 +110,8 @@ def pack_weights(
     words = weight_words(chosen, bits, taps, groups)
   else:
     words = weight_words(Format.BITS, MAX_BITS, taps, groups)
-  spec = jnp.stack([jnp.asarray(chosen, jnp.int32), jnp.asarray(bits, jnp.int32)])
-  packed = calls.pack_weights(codes, spec, words=words, groups=groups)
+  spec = jnp.stack([jnp.asarray(part, jnp.int32) for part in (chosen, bits, zero)])
+  packed = calls.pack_weights(codes, spec[:2], words=words, groups=groups)
   return PackedWeights(packed, spec, scale, shape, groups)
 
 
@@ -214,20 +216,16 @@ def check_kernel_bits(bits: Bits, name: str) -> None:
 
 
 def with_bits(program: np.ndarray, spec: jax.Array, activation_bits: Bits) -> jax.Array:
-  """A program of one convolution with the format and the bits of packed weights, and A."""
-  at = np.array([field_index(name) for name in ("format", "weight_bits", "activation_bits")])
+  """A program of one convolution with the format, bits and zero of packed weights, and A."""
+  at = np.array([field_index(name) for name in ("format", "weight_bits", "weight_zero", "activation_bits")])
   values = jnp.concatenate([spec, jnp.asarray(activation_bits, jnp.int32)[None]])
   return jnp.asarray(program).at[at].set(values)
 
 
 def parameters(weights: PackedWeights, activation_bits: Bits) -> jax.Array:
   """The factors from sums to products, and offsets of zero: float32 [groups, 2, padded outputs]."""
-  levels = _levels(weights.spec[1]) * _levels(activation_bits)
+  products = levels(weights.spec[1]) * levels(activation_bits)
   outputs = weights.shape[3]
-  factor = jnp.broadcast_to(weights.scale / levels, (outputs,)).reshape(weights.groups, 1, -1)
+  factor = jnp.broadcast_to(weights.scale / products, (outputs,)).reshape(weights.groups, 1, -1)
   width = padded_outputs(outputs // weights.groups)
   return jnp.pad(factor, ((0, 0), (0, 1), (0, width - factor.shape[2])))
-
-
-def _levels(bits: Bits) -> jax.Array:
-  return ((1 << jnp.asarray(bits, jnp.int32)) - 1).astype(jnp.float32)

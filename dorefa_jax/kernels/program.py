@@ -11,6 +11,10 @@ import numpy as np
 from dorefa_jax.kernels.packing import Format
 
 
+MIDDLE = -1
+"""As a zero of weights: the middle of their codes' range, `2^W - 1`."""
+
+
 class Kind(enum.IntEnum):
   """What an op does."""
 
@@ -35,6 +39,25 @@ class Output(enum.IntEnum):
   GRADIENT = 4
 
 
+class Bound(enum.IntEnum):
+  """The bounding function of a block; NONE is the identity."""
+
+  CLIP = 0
+  ABS_CLIP = 1
+  RELU = 2
+  NONE = 3
+
+  @classmethod
+  def of(cls, kind: str | None) -> Bound:
+    """The number of a kind of `dorefa_jax.bound`, or of none.
+
+    Example:
+      >>> Bound.of("clip").name, Bound.of(None).name
+      ('CLIP', 'NONE')
+    """
+    return cls.NONE if kind is None else cls[kind.upper()]
+
+
 @dataclasses.dataclass(frozen=True)
 class Op:
   """One op; the fields are int32 in the compiled kernels, in this order.
@@ -51,6 +74,7 @@ class Op:
     outputs: channels of the result.
     output: of a convolution.
     gap: steps between the pixels of a program's input, [height, width], with zeros between them.
+    weight_zero: the weight of code c is `2 c - weight_zero`; MIDDLE for `2^W - 1`.
   """
 
   kind: Kind
@@ -68,6 +92,7 @@ class Op:
   outputs: int = 1
   output: Output = Output.FLOATS
   gap: tuple[int, int] = (1, 1)
+  weight_zero: int = MIDDLE
 
   @property
   def out_shape(self) -> tuple[int, int, int]:
@@ -86,7 +111,7 @@ def encode(ops: Sequence[Op]) -> np.ndarray:
   Example:
     >>> op = Op(Kind.CONV, Format.BITS, 1, 2, 4, 4, 32, (3, 3), outputs=8)
     >>> encode([op]).shape
-    (22,)
+    (23,)
   """
   fields: list[int] = []
   for op in ops:
@@ -103,7 +128,10 @@ def field_index(name: str) -> int:
     >>> field_index("activation_bits")
     3
   """
-  names = [field.name for field in dataclasses.fields(Op)]
-  if names.index(name) > names.index("kernel"):
-    raise ValueError(f"field {name!r} stands behind fields of several numbers")
-  return names.index(name)
+  op = Op(Kind.CONV, Format.BITS, 1, 1, 1, 1, 1, (1, 1))
+  at = 0
+  for field in dataclasses.fields(Op):
+    if field.name == name:
+      return at
+    at += np.size(getattr(op, field.name))
+  raise ValueError(f"an op has no field {name!r}")

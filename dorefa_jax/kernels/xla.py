@@ -26,17 +26,19 @@ def conv(
   padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
   dilation: tuple[int, int] = (1, 1),
   groups: int = 1,
+  zero: jax.Array | int | None = None,
 ) -> jax.Array:
   """A convolution of quantized activations with codes of weights, by AND and popcount in XLA.
 
   Args:
     x: float32 [batch, height, width, channels], in [0, 1] or clipped to it.
     codes: uint8 [height, width, channels of a group, outputs], below 2^W.
-    scale: float, or [outputs]: code c stands for `scale (2 c - n) / n`.
+    scale: float, or [outputs]: code c stands for `scale (2 c - zero) / n`, n = 2^W - 1.
     weight_bits, activation_bits: W and A, 1 to 8.
     strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)), with zeros.
     groups: of channels.
+    zero: an integer, by default n.
 
   Returns:
     float32 [batch, height, width, outputs]. An example with a NaN in it gives NaN.
@@ -64,7 +66,7 @@ def conv(
   for group_input, group_codes in zip(jnp.split(input_codes, groups, axis=3), jnp.split(codes, groups, axis=3)):
     windows = _windows(_pack(group_input, activation_bits), kernel, strides, dilation)
     weights = _pack(jnp.moveaxis(group_codes.astype(jnp.uint32), 2, 3), weight_bits)
-    results.append(_product(windows, weights, weight_levels))
+    results.append(_product(windows, weights, jnp.int32(weight_levels if zero is None else zero)))
   y = jnp.concatenate(results, axis=3).astype(jnp.float32)
   y = nan_where(jnp.any(is_nan, axis=(1, 2, 3), keepdims=True), y)
   factor = jnp.asarray(scale, jnp.float32) / (input_levels * weight_levels)
@@ -95,8 +97,8 @@ def _windows(
   return jnp.concatenate(taps, axis=-1)
 
 
-def _product(windows: jax.Array, weights: jax.Array, weight_levels: int) -> jax.Array:
-  """`sum x (2 c - n)`, int32, of windows [A, b, h, w, words] and weights [W, h, w, outputs, words]."""
+def _product(windows: jax.Array, weights: jax.Array, zero: jax.Array) -> jax.Array:
+  """`sum x (2 c - zero)`, int32, of windows [A, b, h, w, words] and weights [W, h, w, outputs, words]."""
   shape = windows.shape[1:4]
   windows = windows.reshape(windows.shape[0], -1, windows.shape[-1])
   outputs = weights.shape[3]
@@ -110,7 +112,7 @@ def _product(windows: jax.Array, weights: jax.Array, weight_levels: int) -> jax.
           jnp.int32
         )
         total = total + (jnp.sum(common, 0) << (k + m + 1))
-      total = total - (weight_levels << k) * jnp.sum(lax.population_count(planes[k]).astype(jnp.int32))
+      total = total - (zero << k) * jnp.sum(lax.population_count(planes[k]).astype(jnp.int32))
     return total
 
   return lax.map(row, jnp.moveaxis(windows, 1, 0)).reshape(*shape, outputs)

@@ -1,13 +1,17 @@
-"""The paper's quantizers: pure functions with the paper's surrogate gradients."""
+"""DoReFa-Net's quantizers: pure functions with the paper's surrogate gradients, and a method of them."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision
+from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision, levels
+from dorefa_jax.methods import bounding
 from dorefa_jax.methods.grids import check_floating, divide_exactly, grid_steps, quantize_k, round_to_grid, wide_dtype
+from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer, static
 from dorefa_jax.not_finite import max_magnitude, nan_unless_finite
 
 
@@ -141,3 +145,59 @@ def _tanh_to_unit(w: jax.Array, stop_max_gradient: bool) -> jax.Array:
   if stop_max_gradient:
     largest = lax.stop_gradient(largest)
   return divide_exactly(squashed, 2 * largest) + 0.5
+
+
+@quantizer
+class DorefaWeights(Quantizer):
+  """`quantize_weights`.
+
+  Attributes:
+    stop_max_gradient: treat the maximum as a constant in the backward pass.
+
+  Example:
+    >>> DorefaWeights()(jnp.array([0.5, -1.5]), 1).tolist()
+    [1.0, -1.0]
+
+  References:
+    arXiv 1606.06160, equations 7 to 10.
+  """
+
+  stop_max_gradient: bool = static(False)
+
+  def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
+    """+-E(|w|) for one bit, else 2^k levels from -1 to 1."""
+    return quantize_weights(x, bits, stop_max_gradient=self.stop_max_gradient)
+
+  def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine:
+    """`scale (2 c - n) / n`, n = 2^k - 1."""
+    codes, scale = weight_codes(x, bits)
+    n = levels(bits).astype(scale.dtype)
+    return Affine.around(codes, 2 * scale / n, levels(bits) / 2)
+
+
+@quantizer
+class DorefaActivations(Quantizer):
+  """`quantize_activations` of activations clipped to [0, 1].
+
+  Example:
+    >>> DorefaActivations()(jnp.array([-0.5, 0.6]), 1).tolist()
+    [0.0, 1.0]
+
+  References:
+    arXiv 1606.06160, equation 11.
+  """
+
+  bound: ClassVar[str | None] = "clip"
+
+  def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
+    """`round(n clip(x, 0, 1)) / n`."""
+    return quantize_activations(bounding.bound(x), bits)
+
+  def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine:
+    """c / n, n = 2^k - 1."""
+    n = levels(bits)
+    return Affine.around(jnp.round(jnp.clip(x, 0, 1) * n.astype(x.dtype)).astype(jnp.uint8), 1 / n, 0)
+
+  def unit(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
+    """The activations themselves."""
+    return x

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits, check_bits, is_full_precision
 from dorefa_jax.methods.grids import check_floating, divide_exactly, grid_steps, select_full, wide_dtype
+from dorefa_jax.methods.method import GradientQuantizer, quantizer
 from dorefa_jax.not_finite import example_magnitude
 
 
@@ -149,3 +152,18 @@ _identity_without_key.defvjp(_raise_missing_key, lambda _, g: (g,))
 
 GRADIENT_STREAM = "gradients"
 """The name, in both layer libraries, of the PRNG stream of the gradient quantizers."""
+
+
+@quantizer
+class StochasticRounding(GradientQuantizer):
+  """`quantize_gradients`: DoReFa-Net's gradient quantizer, which any method may take.
+
+  References:
+    arXiv 1606.06160, equations 12 to 14.
+  """
+
+  is_on_kernels: ClassVar[bool] = True
+
+  def __call__(self, y: jax.Array, key: jax.Array | None, bits: Bits) -> jax.Array:
+    """The identity, whose cotangent is rounded to k bits."""
+    return quantize_gradients(y, key, bits)

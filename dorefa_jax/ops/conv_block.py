@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax.bits import BitWidths
+from dorefa_jax.bits import BitWidths, levels
 from dorefa_jax.kernels import pack_weights
 from dorefa_jax.kernels.activation_planes import pack_in_xla, unpack_codes
 from dorefa_jax.kernels.conv_block import BlockSpec, block, block_gradient
-from dorefa_jax.kernels.gradients import levels
 from dorefa_jax.kernels.products import PackedWeights
 from dorefa_jax.methods.bounding import BOUND_KINDS, BoundKind, bound
 from dorefa_jax.methods.dorefa import quantize_activations, quantize_weights, weight_codes

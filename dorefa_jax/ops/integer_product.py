@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax.bits import BitWidths
+from dorefa_jax.bits import BitWidths, levels
 from dorefa_jax.kernels import available
 from dorefa_jax.kernels.activation_planes import pack_activations, pack_in_xla, unpack_activations, unpack_codes
 from dorefa_jax.kernels.geometry import Geometry
-from dorefa_jax.kernels.gradients import input_gradient, levels, quantize_to_codes, weight_gradient
+from dorefa_jax.kernels.gradients import input_gradient, quantize_to_codes, weight_gradient
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.methods.stochastic_rounding import quantize_cotangent
 from dorefa_jax.not_finite import nan_where

@@ -170,8 +170,13 @@ def float_gradient(images, gradients, op, path, threads=1):
   return sums
 
 
-def block(x, op, weights, params, norm, epsilon, window, bound, planes, path, given=None, threads=1):
-  """(planes, statistics, result); or, where (planes, statistics, g, key, bits) are given, (codes, scales, dnorm)."""
+def block(
+  x, op, weights, params, norm, epsilon, window, bound, planes, path, given=None, threads=1, *, keeps_inside=False,
+  offsets=None, shortcut=None, gsum=None,
+):  # fmt: skip
+  """(planes, statistics, result, sum); or, where (planes, statistics, g, key, bits) are given, (codes, scales, dnorm,
+  dshortcut).
+  """
   height, width, channels = op.out_shape
   pixels = op.height * op.width
   if given is None:
@@ -185,7 +190,11 @@ def block(x, op, weights, params, norm, epsilon, window, bound, planes, path, gi
   out = np.full((images, height // window, width // window, channels), 7e7, np.float32)
   codes, scales = np.full((images, height, width, channels), 0xEE, np.uint8), np.full(images, 7e7, np.float32)
   norm, dnorm = np.ascontiguousarray(norm, np.float32), np.full((2, channels), 7e7, np.float32)
-  words, spec = encode([op]), np.array([window, bound, planes], np.int64)
+  words, spec = encode([op]), np.array([window, bound, planes, keeps_inside], np.int64)
+  offsets, shortcut, gsum = (
+    None if part is None else np.ascontiguousarray(part, np.float32) for part in (offsets, shortcut, gsum)
+  )
+  sums, dshortcut = (np.full((images, height, width, channels), 7e7, np.float32) for _ in range(2))
   message = ctypes.create_string_buffer(400)
   failed = library().dorefa_block_arrays(
     *map(ctypes.c_int64, (paths()[path], threads)),
@@ -195,17 +204,19 @@ def block(x, op, weights, params, norm, epsilon, window, bound, planes, path, gi
     *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
     _pointer(norm),
     ctypes.c_float(epsilon),
-    *map(_pointer, (spec, kept, statistics, out)),
-    None if g is None else _pointer(g),
+    _pointer(spec),
+    *map(_optional, (offsets, shortcut)),
+    *map(_pointer, (kept, statistics, out, sums)),
+    *map(_optional, (g, gsum)),
     _pointer(key),
     ctypes.c_int64(bits),
-    *map(_pointer, (codes, scales, dnorm)),
+    *map(_pointer, (codes, scales, dnorm, dshortcut)),
     message,
     ctypes.c_int64(len(message)),
   )
   if failed:
     raise ValueError(message.value.decode())
-  return (kept, statistics, out) if g is None else (codes, scales, dnorm)
+  return (kept, statistics, out, sums) if g is None else (codes, scales, dnorm, dshortcut)
 
 
 def image_block(x, op, weights, params, bound, path, given=None, threads=1):
@@ -250,9 +261,9 @@ def quantize(x, bits):
   return np.rint(np.clip(x * n, 0, n)).astype(np.int64)
 
 
-def signed(codes, bits):
-  """2 c - n."""
-  return 2 * codes.astype(np.int64) - (2**bits - 1)
+def signed(codes, bits, zero=None):
+  """2 c - zero, by default 2 c - n."""
+  return 2 * codes.astype(np.int64) - (2**bits - 1 if zero is None else zero)
 
 
 def convolve(x, w, strides=(1, 1), dilation=(1, 1), padding=((0, 0), (0, 0)), groups=1):
@@ -285,6 +296,10 @@ def parameters(rows, outputs, groups=1, fill=None):
 
 def random_codes(rng, shape, bits):
   return rng.integers(0, 2**bits, shape).astype(np.uint8)
+
+
+def _optional(array):
+  return None if array is None else _pointer(array)
 
 
 def _pointer(array):

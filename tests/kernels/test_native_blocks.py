@@ -23,14 +23,14 @@ def windows(z, window):
 
 
 def bounded(z, bound):
-  return [np.clip(z, 0, 1), np.clip(np.abs(z), 0, 1), np.maximum(z, 0)][bound]
+  return [np.clip(z, 0, 1), np.clip(np.abs(z), 0, 1), np.maximum(z, 0), z][bound]
 
 
 def pooled_gradient(z, g, window, bound):
   """The gradient of z, of which the windows' maxima are bounded; equal maxima share."""
   parts = windows(z, window)
   largest = parts.max((2, 4))
-  slope = [(largest >= 0) & (largest <= 1), np.sign(largest) * (np.abs(largest) <= 1), largest > 0][bound]
+  slope = [(largest >= 0) & (largest <= 1), np.sign(largest) * (np.abs(largest) <= 1), largest > 0, 1.0][bound]
   is_largest = parts == largest[:, :, None, :, None]
   shares = is_largest / is_largest.sum((2, 4), keepdims=True) * (g * slope)[:, :, None, :, None]
   return shares.reshape(z.shape)
@@ -40,7 +40,7 @@ def pooled_gradient(z, g, window, bound):
 @given(data=st.data())
 def test_a_quantized_block_and_its_gradient(path, data):
   draw = data.draw
-  window, bound = draw(st.integers(1, 2)), draw(st.integers(0, 2))
+  window, bound = draw(st.integers(1, 2)), draw(st.integers(0, 3))
   kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
   out = window * draw(st.integers(1, 3)), window * draw(st.integers(1, 3))
   padding = tuple((0, draw(st.integers(0, k - 1))) for k in kernel)
@@ -53,27 +53,43 @@ def test_a_quantized_block_and_its_gradient(path, data):
   weight_bits, activation_bits, bits = (draw(st.integers(1, 8)) for _ in range(3))
   images, planes = draw(st.sampled_from([3, 17])), draw(st.integers(activation_bits, 8))
   rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-  x = rng.uniform(0, 1, (images, *size, channels * groups)).astype(np.float32)
+  keeps_inside, has_offsets, has_shortcut, has_sum = (draw(st.booleans()) for _ in range(4))
+  x = rng.uniform(-0.2, 1.2, (images, *size, channels * groups)).astype(np.float32)
   codes = native.random_codes(rng, geometry.shape, weight_bits)
-  op = dataclasses.replace(geometry.op(), format=format, weight_bits=weight_bits, activation_bits=activation_bits)
+  zero = draw(st.integers(0, 2 * (2**weight_bits - 1)))
+  op = dataclasses.replace(
+    geometry.op(), format=format, weight_bits=weight_bits, activation_bits=activation_bits, weight_zero=zero
+  )
   flat = codes.reshape(-1, *geometry.shape[2:])
   outputs = geometry.shape[3]
   norm = np.stack([rng.uniform(-1, 2, outputs), rng.uniform(-0.5, 0.5, outputs)]).astype(np.float32)
   packed = native.pack(flat, format, weight_bits, groups)
   params = native.parameters([np.float32(0.125), np.float32(0)], outputs, groups)
 
-  def run(threads, given=None):
-    return native.block(x, op, packed, params, norm, EPSILON, window, bound, planes, path, given, threads)
+  shape = images, *geometry.out_size, outputs
+  offsets = rng.integers(-3, 4, shape[1:]).astype(np.float32) if has_offsets else None
+  shortcut = rng.normal(size=shape).astype(np.float32) if has_shortcut else None
+  gsum = rng.normal(size=shape).astype(np.float32) if has_sum else None
 
-  (kept, statistics, z), others = run(1), run(3)
-  for one, other in zip((kept, statistics, z), others, strict=True):
+  def run(threads, given=None):
+    return native.block(
+      x, op, packed, params, norm, EPSILON, window, bound, planes + keeps_inside, path, given, threads,
+      keeps_inside=keeps_inside, offsets=offsets, shortcut=shortcut, gsum=gsum,
+    )  # fmt: skip
+
+  (kept, statistics, z, sums), others = run(1), run(3)
+  for one, other in zip((kept, statistics, z, sums), others, strict=True):
     np.testing.assert_array_equal(one, other)
   a = native.quantize(x, activation_bits)
   unpacked = (kept[..., None] >> np.arange(32, dtype=np.uint32) & 1).reshape(*kept.shape[:2], -1)
   assert not unpacked[..., channels * groups :].any()
   weights = 1 << np.arange(planes)[:, None]
-  np.testing.assert_array_equal((unpacked[..., : channels * groups] * weights).sum(1).reshape(a.shape), a)
-  y = native.convolve(a, native.signed(codes, weight_bits), padding=padding, groups=groups) / 8
+  unpacked = unpacked[..., : channels * groups]
+  np.testing.assert_array_equal((unpacked[:, :planes] * weights).sum(1).reshape(a.shape), a)
+  if keeps_inside:
+    np.testing.assert_array_equal(unpacked[:, planes].reshape(a.shape), (x >= 0) & (x <= 1))
+  y = native.convolve(a, native.signed(codes, weight_bits, zero), padding=padding, groups=groups) / 8
+  y = y + (offsets if has_offsets else 0)
   mean, var = y.mean((0, 1, 2)), y.var((0, 1, 2))
   scale = np.abs(y).max() + 1
   np.testing.assert_allclose(statistics[0], mean, rtol=1e-5, atol=1e-5 * scale)
@@ -84,20 +100,24 @@ def test_a_quantized_block_and_its_gradient(path, data):
   mean, var = statistics.astype(np.float64)
   inverse = 1 / np.sqrt(var + EPSILON)
   normal = (y - mean) * inverse
-  line = normal * norm[0] + norm[1]
+  line = normal * norm[0] + norm[1] + (shortcut if has_shortcut else 0)
   tolerance = 1e-5 * (np.abs(mean * inverse).max() + np.abs(normal).max() + 1)
   np.testing.assert_allclose(z, bounded(windows(line, window).max((2, 4)), bound), rtol=1e-5, atol=tolerance)
+  if has_shortcut:  # the sum is written where there is something to add
+    np.testing.assert_allclose(sums, line, rtol=1e-5, atol=tolerance)
 
   g = rng.normal(size=z.shape).astype(np.float32)
   got, other = run(1, (kept, statistics, g, [1, 2], bits)), run(3, (kept, statistics, g, [1, 2], bits))
   for one, two in zip(got, other, strict=True):
     np.testing.assert_array_equal(one, two)
   factor = (norm[0] / np.sqrt(statistics[1] + np.float32(EPSILON))).astype(np.float32)
-  rounded = y.astype(np.float32) * factor + (norm[1] - statistics[0] * factor)
-  dz = pooled_gradient(rounded, g, window, bound)
+  rounded = y.astype(np.float32) * factor + (norm[1] - statistics[0] * factor) + (shortcut if has_shortcut else 0)
+  dz = pooled_gradient(rounded, g, window, bound) + (gsum if has_sum else 0)
   edge = np.abs(rounded[..., None] - np.array([-1.0, 0.0, 1.0])).min()
   if edge < tolerance:
     return  # on which side of a bound it lies is a matter of rounding
+  if has_shortcut:
+    np.testing.assert_allclose(got[3], dz, rtol=1e-5, atol=1e-6)
   dscale, dbias = (dz * normal).sum((0, 1, 2)), dz.sum((0, 1, 2))
   size_of_sums = (np.abs(dz).sum() + 1) * (np.abs(normal).max() + np.abs(mean * inverse).max() + 1)
   np.testing.assert_allclose(got[2][0], dscale, atol=1e-5 * size_of_sums)

@@ -1,7 +1,8 @@
-// h(max over a window of factor * y + offset), and its gradients. Included once for each path; the loops are over
-// channels, for compilers to make vectors of.
+// h(max over a window of factor * y + offset + shortcut), and its gradients. Included once for each path; the loops are
+// over channels, for compilers to make vectors of.
 
 DOREFA_INLINE float bounded(float z, Bound bound) {
+  if (bound == Bound::kNone) return z;
   if (bound == Bound::kAbsClip) z = z < 0 ? -z : z;
   z = z < 0 ? 0.0f : z;  // NaN stays
   return bound != Bound::kRelu && z > 1 ? 1.0f : z;
@@ -11,6 +12,7 @@ DOREFA_INLINE float bound_gradient(float z, Bound bound) {
   switch (bound) {
     case Bound::kClip: return z >= 0 && z <= 1 ? 1.0f : 0.0f;
     case Bound::kAbsClip: return z >= -1 && z <= 1 ? (z > 0 ? 1.0f : z < 0 ? -1.0f : 0.0f) : 0.0f;
+    case Bound::kNone: return 1.0f;
     default: return z > 0 ? 1.0f : 0.0f;
   }
 }
@@ -24,18 +26,41 @@ DOREFA_INLINE void find_pixels(const AffinePool& p, const float* image, int64_t 
   }
 }
 
-template <Bound kBound, int kPixels>
-void affine_pool_as(const AffinePool& p, const float* image, float* out) {
+// What a block adds to its normalized image, or takes from the gradient of its sum; null where there is none.
+template <bool kHasSum, int kPixels>
+struct Extra {
   const float* pixels[kPixels];
+  void find(const AffinePool& p, const float* array, int64_t y, int64_t x) {
+    if constexpr (!kHasSum) return;
+    if (array) return find_pixels(p, array, y, x, pixels);
+    for (const float*& pixel : pixels) pixel = p.zeros;
+  }
+  DOREFA_INLINE float plus(float z, int i, int64_t c) const {
+    if constexpr (kHasSum) return z + pixels[i][c];
+    return z;
+  }
+};
+
+template <Bound kBound, int kPixels, bool kHasSum>
+void affine_pool_as(const AffinePool& p, const float* image, float* out, const float* shortcut, float* sum) {
+  const float* pixels[kPixels];
+  Extra<kHasSum, kPixels> added;
   const float *factor = p.factor, *offset = p.offset;
   for (int64_t y = 0; y < p.height / p.window; ++y) {
     for (int64_t x = 0; x < p.width / p.window; ++x, out += p.channels) {
       find_pixels(p, image, y, x, pixels);
+      added.find(p, shortcut, y, x);
+      float* sums[kPixels] = {};
+      if (kHasSum && sum) {
+        for (int i = 0; i < kPixels; ++i) sums[i] = sum + (pixels[i] - image);
+      }
       DOREFA_INDEPENDENT
       for (int64_t c = 0; c < p.channels; ++c) {
-        float largest = pixels[0][c] * factor[c] + offset[c];
+        float largest = added.plus(pixels[0][c] * factor[c] + offset[c], 0, c);
+        if (kHasSum && sum) sums[0][c] = largest;
         for (int i = 1; i < kPixels; ++i) {
-          const float z = pixels[i][c] * factor[c] + offset[c];
+          const float z = added.plus(pixels[i][c] * factor[c] + offset[c], i, c);
+          if (kHasSum && sum) sums[i][c] = z;
           largest = z > largest || z != z ? z : largest;  // NaN wins
         }
         out[c] = bounded(largest, kBound);
@@ -51,26 +76,31 @@ struct AffinePoolSums {
 };
 struct AffinePoolElements {
   GradientLine line;
-  float* dy;
+  float *dy, *dshortcut;
 };
 
 // Equal maxima share the gradient, dz. That of an element y is `factor dz + slope y + intercept`.
-template <Bound kBound, int kPixels, class Out>
-void affine_pool_gradient_as(const AffinePool& p, const float* image, const float* g, const Out& out) {
+template <Bound kBound, int kPixels, bool kHasSum, class Out>
+void affine_pool_gradient_as(const AffinePool& p, const float* image, const float* g, const float* shortcut,
+                             const float* gsum, const Out& out) {
   const float* pixels[kPixels];
+  Extra<kHasSum, kPixels> added, given;
   const float *factor = p.factor, *offset = p.offset;
   for (int64_t y = 0; y < p.height / p.window; ++y) {
     for (int64_t x = 0; x < p.width / p.window; ++x, g += p.channels) {
       find_pixels(p, image, y, x, pixels);
-      float* gradients[kPixels] = {};
+      added.find(p, shortcut, y, x);
+      given.find(p, gsum, y, x);
+      float *gradients[kPixels] = {}, *shortcuts[kPixels] = {};
       if constexpr (std::is_same_v<Out, AffinePoolElements>) {
         for (int i = 0; i < kPixels; ++i) gradients[i] = out.dy + (pixels[i] - image);
+        for (int i = 0; kHasSum && out.dshortcut && i < kPixels; ++i) shortcuts[i] = out.dshortcut + (pixels[i] - image);
       }
       DOREFA_INDEPENDENT
       for (int64_t c = 0; c < p.channels; ++c) {
         float z[kPixels];
         DOREFA_UNROLL
-        for (int i = 0; i < kPixels; ++i) z[i] = pixels[i][c] * factor[c] + offset[c];
+        for (int i = 0; i < kPixels; ++i) z[i] = added.plus(pixels[i][c] * factor[c] + offset[c], i, c);
         float largest = z[0], count = 0;
         for (int i = 1; i < kPixels; ++i) largest = z[i] > largest ? z[i] : largest;
         for (int i = 0; i < kPixels; ++i) count += z[i] == largest ? 1.0f : 0.0f;
@@ -79,8 +109,9 @@ void affine_pool_gradient_as(const AffinePool& p, const float* image, const floa
         const float share = slope == 0 ? 0.0f : g[c] * slope / (count == 0 ? 1.0f : count);
         float products = 0, total = 0;
         for (int i = 0; i < kPixels; ++i) {
-          const float dz = z[i] == largest ? share : 0.0f;
+          const float dz = given.plus(z[i] == largest ? share : 0.0f, i, c);
           if constexpr (std::is_same_v<Out, AffinePoolElements>) {
+            if (kHasSum && out.dshortcut) shortcuts[i][c] = dz;
             gradients[i][c] = dz * factor[c] + (pixels[i][c] * out.line.slope[c] + out.line.intercept[c]);
           } else {
             products += dz * pixels[i][c];
@@ -96,44 +127,49 @@ void affine_pool_gradient_as(const AffinePool& p, const float* image, const floa
   }
 }
 
-template <Bound kBound>
-void affine_pool_of(const AffinePool& p, const float* image, float* out) {
-  return p.window == 1 ? affine_pool_as<kBound, 1>(p, image, out) : affine_pool_as<kBound, 4>(p, image, out);
+// Calls `run` with the bound, the pixels of a window, and whether there is more than the image, as constants.
+template <Bound kBound, class Run>
+void with_window(const AffinePool& p, const Run& run) {
+  using Window1 = std::integral_constant<int, 1>;
+  using Window2 = std::integral_constant<int, 4>;
+  using BoundHere = std::integral_constant<Bound, kBound>;
+  if (p.window == 1) return p.has_sum ? run(BoundHere(), Window1(), std::true_type()) : run(BoundHere(), Window1(), std::false_type());
+  return p.has_sum ? run(BoundHere(), Window2(), std::true_type()) : run(BoundHere(), Window2(), std::false_type());
 }
 
-template <Bound kBound, class Out>
-void affine_pool_gradient_of(const AffinePool& p, const float* image, const float* g, const Out& out) {
-  if (p.window == 1) return affine_pool_gradient_as<kBound, 1>(p, image, g, out);
-  affine_pool_gradient_as<kBound, 4>(p, image, g, out);
-}
-
-template <class Out>
-void affine_pool_gradient_any(const AffinePool& p, const float* image, const float* g, const Out& out) {
+template <class Run>
+void with_constants(const AffinePool& p, const Run& run) {
   switch (p.bound) {
-    case Bound::kClip: return affine_pool_gradient_of<Bound::kClip>(p, image, g, out);
-    case Bound::kAbsClip: return affine_pool_gradient_of<Bound::kAbsClip>(p, image, g, out);
-    case Bound::kRelu: return affine_pool_gradient_of<Bound::kRelu>(p, image, g, out);
+    case Bound::kClip: return with_window<Bound::kClip>(p, run);
+    case Bound::kAbsClip: return with_window<Bound::kAbsClip>(p, run);
+    case Bound::kRelu: return with_window<Bound::kRelu>(p, run);
+    case Bound::kNone: return with_window<Bound::kNone>(p, run);
   }
 }
 
 // One image.
-void affine_pool(const AffinePool& p, const float* image, float* out) {
-  switch (p.bound) {
-    case Bound::kClip: return affine_pool_of<Bound::kClip>(p, image, out);
-    case Bound::kAbsClip: return affine_pool_of<Bound::kAbsClip>(p, image, out);
-    case Bound::kRelu: return affine_pool_of<Bound::kRelu>(p, image, out);
-  }
+void affine_pool(const AffinePool& p, const float* image, float* out, const float* shortcut, float* sum) {
+  with_constants(p, [&](auto bound, auto pixels, auto has_sum) {
+    affine_pool_as<bound(), pixels(), has_sum()>(p, image, out, shortcut, sum);
+  });
 }
 
 // Adds one image's gradients of factors and offsets.
-void add_affine_pool_sums(const AffinePool& p, const float* image, const float* g, float* dfactor, float* doffset) {
-  affine_pool_gradient_any(p, image, g, AffinePoolSums{dfactor, doffset});
+void add_affine_pool_sums(const AffinePool& p, const float* image, const float* g, const float* shortcut,
+                          const float* gsum, float* dfactor, float* doffset) {
+  with_constants(p, [&](auto bound, auto pixels, auto has_sum) {
+    const AffinePoolSums out{dfactor, doffset};
+    affine_pool_gradient_as<bound(), pixels(), has_sum()>(p, image, g, shortcut, gsum, out);
+  });
 }
 
-// The gradients of one image's elements.
-void affine_pool_gradient(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                          float* dy) {
-  affine_pool_gradient_any(p, image, g, AffinePoolElements{line, dy});
+// The gradients of one image's elements, and of its shortcut.
+void affine_pool_gradient(const AffinePool& p, const float* image, const float* g, const float* shortcut,
+                          const float* gsum, const GradientLine& line, float* dy, float* dshortcut) {
+  with_constants(p, [&](auto bound, auto pixels, auto has_sum) {
+    const AffinePoolElements out{line, dy, dshortcut};
+    affine_pool_gradient_as<bound(), pixels(), has_sum()>(p, image, g, shortcut, gsum, out);
+  });
 }
 
 // Adds the sums, and the sums of squares, of each channel of an image.

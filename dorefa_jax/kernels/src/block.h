@@ -193,7 +193,7 @@ void convolve(const Step& step, const Step* pool, const Buffers& buffers, const 
   for (int64_t g = 0; g < step.op.groups; ++g) {
     p.input = input + g * step.group_words;
     p.weights = static_cast<const uint32_t*>(step.weights.data) + g * words;
-    if (step.row_factor) {
+    if (step.is_corrected()) {
       for (int64_t i = 0; i < images; ++i) {
         word_sums(step, p.input + i * step.image_words, buffers.word_sums);
         window_sums(step, buffers.word_sums, buffers.column_sums, buffers.row_sums + i * pixels);

@@ -10,6 +10,12 @@
 namespace dorefa {
 namespace {
 
+// A part of an array that may be missing.
+template <class T>
+T* at(T* array, int64_t offset) {
+  return array ? array + offset : nullptr;
+}
+
 // What each image has of two sums of each channel, added in the order of the images.
 class ImageSums {
  public:
@@ -35,12 +41,13 @@ struct Line {
       factor.push_back(block.scale[c] * inverse[c]);
       offset.push_back(block.bias[c] - mean[c] * factor[c]);
     }
+    zeros.resize(block.channels());
   }
   AffinePool pool(const BlockPass& block) const {
-    return {block.step().out_height, block.step().out_width, block.channels(), block.window,
-            block.bound,             factor.data(),          offset.data()};
+    return {block.step().out_height, block.step().out_width, block.channels(), block.window,  block.bound,
+            factor.data(),           offset.data(),          block.has_sum(),  zeros.data()};
   }
-  std::vector<float> inverse, factor, offset;
+  std::vector<float> inverse, factor, offset, zeros;
 };
 
 // The convolution of all images, `count` at a time; `before` and `after` are called around each such block.
@@ -54,6 +61,10 @@ void convolve(const Path& path, const BlockPass& block, const uint32_t* planes, 
       const int64_t first = part * some, count = std::min(some, images - first);
       for (int64_t i = first; i < first + count; ++i) before(i);
       path.run_block(block.program, buffers, planes, first, count, y);
+      for (int64_t i = first; block.offsets && i < first + count; ++i) {
+        float* image = y + i * block.program.out_size;
+        for (int64_t at = 0; at < block.program.out_size; ++at) image[at] += block.offsets[at];
+      }
       for (int64_t i = first; i < first + count; ++i) after(i);
     };
   });
@@ -73,7 +84,8 @@ std::string build_block(int64_t planes, BlockPass* block) {
       program.steps[0].op.gap_width != 1) {
     return "a block is one convolution of codes, without gaps, to floats";
   }
-  if (planes < block->step().op.activation_bits || planes > kMaxBits) {
+  const int64_t codes = planes - block->keeps_inside;
+  if (codes < block->step().op.activation_bits || codes > kMaxBits) {
     return "activations of fewer planes than they have bits, or of more than " + std::to_string(kMaxBits);
   }
   if (block->window < 1 || block->window > 2 || block->step().out_height % block->window ||
@@ -86,7 +98,7 @@ std::string build_block(int64_t planes, BlockPass* block) {
 }
 
 void block_forward(const Path& path, const BlockPass& block, const float* x, int64_t images, uint32_t* planes,
-                   float* mean, float* variance, float* out, int64_t threads, const Schedule& schedule) {
+                   float* mean, float* variance, float* out, float* sum, int64_t threads, const Schedule& schedule) {
   const int64_t channels = block.channels(), size = block.program.out_size;
   const Op& op = block.step().op;
   const SharedScratch y(images * size * sizeof(float));
@@ -96,7 +108,7 @@ void block_forward(const Path& path, const BlockPass& block, const float* x, int
       path, block, planes, images, y.floats(), threads, schedule,
       [&](int64_t i) {
         has_nan[i] = path.pack_activations(x + i * block.program.in_size, int64_t{op.height} * op.width, op.channels,
-                                           op.activation_bits, block.program.planes, false,
+                                           op.activation_bits, block.program.planes, block.keeps_inside,
                                            planes + i * block.plane_words());
       },
       [&](int64_t i) {
@@ -115,14 +127,17 @@ void block_forward(const Path& path, const BlockPass& block, const float* x, int
   const Line line(block, mean, variance);
   const AffinePool pool = line.pool(block);
   for_each_part(images, threads, schedule, [&] {
-    return [&](int64_t i) { path.affine_pool(pool, y.floats() + i * size, out + i * block.out_size()); };
+    return [&](int64_t i) {
+      path.affine_pool(pool, y.floats() + i * size, out + i * block.out_size(), at(block.shortcut, i * size),
+                       at(sum, i * size));
+    };
   });
 }
 
 void block_gradient(const Path& path, const BlockPass& block, const uint32_t* planes, const float* mean,
-                    const float* variance, const float* g, int64_t images, const uint32_t* key, int64_t bits,
-                    uint8_t* codes, float* scales, float* dscale, float* dbias, int64_t threads,
-                    const Schedule& schedule) {
+                    const float* variance, const float* g, const float* gsum, int64_t images, const uint32_t* key,
+                    int64_t bits, uint8_t* codes, float* scales, float* dscale, float* dbias, float* dshortcut,
+                    int64_t threads, const Schedule& schedule) {
   const int64_t channels = block.channels(), size = block.program.out_size;
   const SharedScratch y(images * size * sizeof(float));
   const Line line(block, mean, variance);
@@ -131,7 +146,8 @@ void block_gradient(const Path& path, const BlockPass& block, const uint32_t* pl
   convolve(
       path, block, planes, images, y.floats(), threads, schedule, [](int64_t) {},
       [&](int64_t i) {
-        path.add_affine_pool_sums(pool, y.floats() + i * size, g + i * block.out_size(), sums.first(i), sums.second(i));
+        path.add_affine_pool_sums(pool, y.floats() + i * size, g + i * block.out_size(), at(block.shortcut, i * size),
+                                  at(gsum, i * size), sums.first(i), sums.second(i));
       });
   // With dz the gradient of what is normalized: dy = factor (dz - mean(dz) - z mean(dz z)), z = (y - mean) / deviation.
   const double count = static_cast<double>(images) * block.pixels();
@@ -149,7 +165,8 @@ void block_gradient(const Path& path, const BlockPass& block, const uint32_t* pl
   for_each_part(images, threads, schedule, [&] {
     auto* dy = static_cast<float*>(thread_scratch(size * sizeof(float)));
     return [&, dy](int64_t i) {
-      path.affine_pool_gradient(pool, y.floats() + i * size, g + i * block.out_size(), rest, dy);
+      path.affine_pool_gradient(pool, y.floats() + i * size, g + i * block.out_size(), at(block.shortcut, i * size),
+                                at(gsum, i * size), rest, dy, at(dshortcut, i * size));
       scales[i] = path.quantize_gradients(dy, size, i * size, key, bits, codes + i * size);
     };
   });

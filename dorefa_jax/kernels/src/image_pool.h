@@ -64,5 +64,6 @@ void pool_windows(const AffinePool& p, const float* image, float* out, uint32_t*
     case Bound::kClip: return pool_windows_as<Bound::kClip>(p, image, out, winners);
     case Bound::kAbsClip: return pool_windows_as<Bound::kAbsClip>(p, image, out, winners);
     case Bound::kRelu: return pool_windows_as<Bound::kRelu>(p, image, out, winners);
+    case Bound::kNone: return;  // which the boundary refuses
   }
 }

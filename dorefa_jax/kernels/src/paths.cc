@@ -16,9 +16,10 @@ namespace dorefa {
   void add_weight_gradient(const WeightGradient&, const uint32_t*, const uint8_t*, float, const GradientScratch&, \
                            float*); \
   void add_float_gradient(const Step&, const float*, const float*, float*, float*, const float**, float**, float*); \
-  void affine_pool(const AffinePool&, const float*, float*); \
-  void add_affine_pool_sums(const AffinePool&, const float*, const float*, float*, float*); \
-  void affine_pool_gradient(const AffinePool&, const float*, const float*, const GradientLine&, float*); \
+  void affine_pool(const AffinePool&, const float*, float*, const float*, float*); \
+  void add_affine_pool_sums(const AffinePool&, const float*, const float*, const float*, const float*, float*, float*); \
+  void affine_pool_gradient(const AffinePool&, const float*, const float*, const float*, const float*, \
+                            const GradientLine&, float*, float*); \
   void pool_windows(const AffinePool&, const float*, float*, uint32_t*); \
   void add_window_gradient(const Step&, const float*, const uint32_t*, const float*, const WindowScratch&, float*, \
                            float*); \

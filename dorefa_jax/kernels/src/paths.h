@@ -56,7 +56,7 @@ struct GradientScratch {
 };
 
 // The bounding functions h.
-enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2 };
+enum class Bound : int32_t { kClip = 0, kAbsClip = 1, kRelu = 2, kNone = 3 };
 
 constexpr int kWinnerPlanes = 5;  // of image_pool.h
 
@@ -77,12 +77,14 @@ struct WindowScratch {
   int64_t* offsets;  // of a patch's vectors
 };
 
-// A normalization with known factors, a max pooling in windows side by side, and h, of one image.
+// A normalization with known factors, a shortcut, a max pooling in windows side by side, and h, of one image.
 struct AffinePool {
   int64_t height, width, channels;
   int64_t window;  // 1 or 2, in both directions; divides height and width
   Bound bound;
   const float *factor, *offset;  // of each channel
+  bool has_sum = false;          // there is a shortcut, or the sum before the pooling is a result, too
+  const float* zeros = nullptr;  // of each channel, where there is a sum
 };
 
 // What the gradient of a batch's statistics adds to that of an element y, slope y + intercept, of each channel.
@@ -106,10 +108,11 @@ struct Path {
   void (*add_float_gradient)(const Step& step, const float* image, const float* g, float* padded, float* gradients,
                              const float** rows, float** out, float* sums);
   // See affine_pool.h.
-  void (*affine_pool)(const AffinePool& p, const float* image, float* out);
-  void (*add_affine_pool_sums)(const AffinePool& p, const float* image, const float* g, float* dfactor, float* doffset);
-  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, const GradientLine& line,
-                               float* dy);
+  void (*affine_pool)(const AffinePool& p, const float* image, float* out, const float* shortcut, float* sum);
+  void (*add_affine_pool_sums)(const AffinePool& p, const float* image, const float* g, const float* shortcut,
+                               const float* gsum, float* dfactor, float* doffset);
+  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, const float* shortcut,
+                               const float* gsum, const GradientLine& line, float* dy, float* dshortcut);
   // See image_pool.h.
   void (*pool_windows)(const AffinePool& p, const float* image, float* out, uint32_t* winners);
   // See window_gradient.h.

@@ -140,19 +140,25 @@ int dorefa_float_gradient_arrays(int64_t path, int64_t threads, const float* ima
   return report(error, message, room);
 }
 
-// The functions of block_pass.h: spec is window, bound and planes; statistics are mean and variance, norm scale and bias.
-// Forward where `g` is null.
+// The functions of block_pass.h: spec is window, bound, planes, and whether the last of them tells what lies inside;
+// statistics are mean and variance, norm scale and bias. Forward where `g` is null. Offsets, shortcut and sums, and their
+// gradients, may be null.
 int dorefa_block_arrays(int64_t path, int64_t threads, const float* x, int64_t images, const int32_t* words,
                         const uint32_t* weights, int64_t weights_size, const float* params, int64_t params_size,
-                        const float* norm, float epsilon, const int64_t* spec, uint32_t* planes, float* statistics,
-                        float* out, const float* g, const uint32_t* key, int64_t bits, uint8_t* codes, float* scales,
-                        float* dnorm, char* message, int64_t room) {
+                        const float* norm, float epsilon, const int64_t* spec, const float* offsets,
+                        const float* shortcut, uint32_t* planes, float* statistics, float* out, float* sum,
+                        const float* g, const float* gsum, const uint32_t* key, int64_t bits, uint8_t* codes,
+                        float* scales, float* dnorm, float* dshortcut, char* message, int64_t room) {
   BlockPass block;
   std::string error =
       build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &block.program);
   block.window = spec[0];
   block.bound = static_cast<Bound>(spec[1]);
   block.epsilon = epsilon;
+  block.keeps_inside = spec[3] != 0;
+  block.offsets = offsets;
+  block.shortcut = shortcut;
+  block.gives_sum = sum || gsum;
   if (error.empty()) error = build_block(spec[2], &block);
   if (error.empty()) {
     Threads pool;
@@ -160,11 +166,11 @@ int dorefa_block_arrays(int64_t path, int64_t threads, const float* x, int64_t i
     block.scale = norm;
     block.bias = norm + channels;
     if (g == nullptr) {
-      block_forward(paths()[path], block, x, images, planes, statistics, statistics + channels, out, threads,
+      block_forward(paths()[path], block, x, images, planes, statistics, statistics + channels, out, sum, threads,
                     pool.schedule());
     } else {
-      block_gradient(paths()[path], block, planes, statistics, statistics + channels, g, images, key, bits, codes,
-                     scales, dnorm, dnorm + channels, threads, pool.schedule());
+      block_gradient(paths()[path], block, planes, statistics, statistics + channels, g, gsum, images, key, bits,
+                     codes, scales, dnorm, dnorm + channels, dshortcut, threads, pool.schedule());
     }
   }
   return report(error, message, room);

@@ -1,5 +1,6 @@
 #include "program.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace dorefa {
@@ -34,6 +35,9 @@ std::string check_fields(const Op& op) {
   }
   for (int64_t pad : {op.pad_top, op.pad_bottom, op.pad_left, op.pad_right}) {
     if (!in_range(pad, 0, kMaxExtent)) return "a padding is out of range: " + std::to_string(pad);
+  }
+  if (!in_range(op.weight_zero, kMiddle, 2 * ((1 << op.weight_bits) - 1))) {
+    return "the zero of weights is out of range: " + std::to_string(op.weight_zero);
   }
   if (op.channels % op.groups || op.outputs % op.groups) return "groups do not divide the channels";
   if (op.kind != Kind::kConv && (op.outputs != op.channels || is_float(op.format))) {
@@ -99,7 +103,7 @@ std::string derive(Step* step) {
   step->segment_words = (is_run ? op.kernel_width : 1) * step->pixel_words;
   if (step->is_pool()) return "";
 
-  const int64_t weight_levels = step->levels(op.weight_bits);
+  const int64_t weight_levels = step->levels(op.weight_bits), zero = step->weight_zero();
   const int64_t length = taps * step->group_channels;
   if (op.format == Format::kTables) {
     if (op.weight_bits != 1 || op.activation_bits > 5 || length * step->levels(op.activation_bits) >= 1 << 16) {
@@ -107,12 +111,16 @@ std::string derive(Step* step) {
     }
   }
   if (op.format == Format::kBits || op.format == Format::kTables) {
-    step->row_factor = -weight_levels;  // sums are of a c, where the weight of code c is 2 c - levels
+    step->doubles = true;
+    step->row_factor = -zero;  // sums are of a c
   } else if (op.format == Format::kBytes && op.weight_bits == kMaxBits) {
-    step->row_factor = 1;  // sums are of a (c - 128), since 2 c - 255 does not fit a signed byte
+    step->doubles = true;
+    step->row_factor = 256 - zero;  // sums are of a (c - 128), since 2 c - 255 does not fit a signed byte
+  } else if (op.format == Format::kBytes) {
+    step->row_factor = weight_levels - zero;  // sums are of a (2 c - levels)
   }
-  if (!is_float(op.format) &&
-      length * step->levels(op.activation_bits) > (int64_t{1} << 31) / weight_levels - 1) {
+  const int64_t largest = std::max(zero, 2 * weight_levels - zero);
+  if (!is_float(op.format) && length * step->levels(op.activation_bits) > (int64_t{1} << 31) / largest - 1) {
     return "sums of " + std::to_string(length) + " products do not fit 32 bits";
   }
   return "";

@@ -38,8 +38,10 @@ struct Op {
   int32_t outputs;  // channels
   Output output;
   int32_t gap_height, gap_width;  // steps between the pixels of the input, zeros between them; 1 or more
+  int32_t weight_zero;  // the weight of code c is 2 c - weight_zero; kMiddle for the middle of the codes' range
 };
-constexpr int64_t kOpWords = 22;
+constexpr int32_t kMiddle = -1;
+constexpr int64_t kOpWords = 23;
 static_assert(sizeof(Op) == kOpWords * sizeof(int32_t), "an Op is int32 fields and nothing else");
 
 // An array that a program refers to: a convolution's weights or parameters.
@@ -55,7 +57,8 @@ struct Step {
   int64_t padded_height, padded_width, out_height, out_width;
   int64_t group_channels, group_outputs;
   int64_t pixel_words, row_words, plane_words, group_words, image_words;  // strides of the input
-  int64_t row_factor;  // unless 0, an integer product is 2 * sum + row_factor * (sum of the window's codes)
+  bool doubles;        // an integer product is (doubles ? 2 : 1) * sum + row_factor * (sum of the window's codes)
+  int64_t row_factor;
   std::vector<int64_t> segments;   // word offsets, from a window's first pixel, of contiguous runs
   int64_t segment_words;
   int64_t tile;         // outputs of a Winograd tile, or 1
@@ -67,7 +70,9 @@ struct Step {
 
   int64_t padded_outputs() const { return round_up(group_outputs, kChannelMultiple); }
   bool is_pool() const { return op.kind != Kind::kConv; }
+  bool is_corrected() const { return doubles || row_factor; }
   int64_t levels(int64_t bits) const { return (int64_t{1} << bits) - 1; }
+  int64_t weight_zero() const { return op.weight_zero == kMiddle ? levels(op.weight_bits) : op.weight_zero; }
   int64_t taps() const {
     return op.kernel_height * int64_t{op.format == Format::kWinograd ? kPoints : op.kernel_width};
   }

@@ -122,8 +122,12 @@ DOREFA_INLINE void put_products(const Product& p, const Sink& sink, int64_t row,
     DOREFA_UNROLL
     for (int i = 0; i < MR; ++i) {
       const Simd::Ints correction = Simd::broadcast(static_cast<uint32_t>(sink.row_sums[row + i]) * factor);
+      if (p.step->doubles) {
+        DOREFA_UNROLL
+        for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(sum[i][j], sum[i][j]);
+      }
       DOREFA_UNROLL
-      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(Simd::add(sum[i][j], sum[i][j]), correction);
+      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(sum[i][j], correction);
     }
   }
   sink.put<MR, NR>(row, channel, sum);

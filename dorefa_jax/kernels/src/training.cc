@@ -215,7 +215,7 @@ std::string check_image_block(const Step& step) {
 void image_block(const Path& path, const Program& program, Bound bound, const float* x, int64_t images, float* out,
                  uint32_t* winners, int64_t threads, const Schedule& schedule) {
   const Step& step = program.steps[0];
-  const AffinePool pool{step.out_height, step.out_width, step.op.outputs, 2, bound, nullptr, nullptr};
+  const AffinePool pool{step.out_height, step.out_width, step.op.outputs, 2, bound, nullptr, nullptr, false, nullptr};
   const int64_t size = program.out_size, words = winner_words(step);
   for_each_part(images, threads, schedule, [&] {
     const Buffers buffers = lay_out(program, 1);
