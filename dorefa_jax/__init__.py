@@ -2,6 +2,7 @@
 
 from dorefa_jax import kernels as kernels
 from dorefa_jax import linen as linen
+from dorefa_jax import methods as methods
 from dorefa_jax import models as models
 from dorefa_jax import nnx as nnx
 from dorefa_jax._version import __version__ as __version__
@@ -16,4 +17,8 @@ from dorefa_jax.methods.bounding import bound as bound
 from dorefa_jax.methods.dorefa import quantize_activations as quantize_activations
 from dorefa_jax.methods.dorefa import quantize_weights as quantize_weights
 from dorefa_jax.methods.grids import quantize_k as quantize_k
+from dorefa_jax.methods.method import Affine as Affine
+from dorefa_jax.methods.method import GradientQuantizer as GradientQuantizer
+from dorefa_jax.methods.method import Quantizer as Quantizer
+from dorefa_jax.methods.quantizers import Quantizers as Quantizers
 from dorefa_jax.methods.stochastic_rounding import quantize_gradients as quantize_gradients

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+T = TypeVar("T")
 
 FULL_PRECISION = 32
 """The bit width that means: not quantized at all."""
@@ -89,6 +91,31 @@ def levels(bits: Bits) -> jax.Array:
     3.0
   """
   return ((1 << jnp.asarray(bits, jnp.int32)) - 1).astype(jnp.float32)
+
+
+def apart_from_arrays(tree: T) -> tuple[Callable[[Sequence[jax.Array]], T], tuple[jax.Array, ...]]:
+  """The arrays of a pytree, which may be traced, as operands of functions that JAX keeps: those must hold none.
+
+  Args:
+    tree: bit widths, say.
+
+  Returns:
+    A function that gives the tree from its arrays, and the arrays. Other leaves, as Python numbers, stay static.
+
+  Example:
+    >>> restore, arrays = apart_from_arrays(BitWidths(1, 2, 4))
+    >>> arrays, str(restore(arrays))
+    ((), '1,2,4')
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+  static = [None if array else leaf for leaf, array in zip(leaves, is_array)]
+
+  def restore(arrays: Sequence[jax.Array]) -> T:
+    given = iter(arrays)
+    return jax.tree.unflatten(structure, [next(given) if array else leaf for leaf, array in zip(static, is_array)])
+
+  return restore, tuple(leaf for leaf, array in zip(leaves, is_array) if array)
 
 
 def check_bit_widths(bits: Any) -> BitWidths:

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dorefa_jax.bits import Bits, levels
-from dorefa_jax.kernels.calls import call_kernel
-from dorefa_jax.kernels.gradients import bits_operand
+from dorefa_jax.kernels.calls import bits_operand, call_kernel
 from dorefa_jax.kernels.packing import MAX_BITS
 
 

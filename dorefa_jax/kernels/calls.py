@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dorefa_jax.bits import Bits
 from dorefa_jax.kernels.availability import available, library, path_index
 from dorefa_jax.kernels.packing import padded_outputs
 from dorefa_jax.meshes import vary, varying_axes
@@ -110,3 +111,8 @@ def call_kernel(target: str, results: Any, *operands: jax.Array | np.ndarray, **
     target, results, *operands, **attributes: as in `call`.
   """
   return call(target, results, *operands, path=np.int64(path_index(available().path)), **attributes)
+
+
+def bits_operand(bits: Bits) -> jax.Array:
+  """A bit width as the library takes it, int32 [1]."""
+  return jnp.asarray(bits, jnp.int32).reshape(1)

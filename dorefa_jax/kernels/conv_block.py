@@ -24,7 +24,6 @@ class BlockSpec:
     geometry: of the convolution.
     window: of the max pooling, 1 or 2 in both directions; divides the convolution's image.
     bound: the bounding function.
-    epsilon: of batch norm.
     keeps_inside: an activation outside [0, 1] passes no gradient; one more plane tells which do.
     gives_sum: the sum of what is normalized and the shortcut, before the pooling, is a result too.
   """
@@ -32,7 +31,6 @@ class BlockSpec:
   geometry: Geometry
   window: int
   bound: Bound
-  epsilon: float
   keeps_inside: bool = False
   gives_sum: bool = False
 
@@ -55,15 +53,10 @@ class BlockSpec:
     offsets: jax.Array | None,
     shortcut: jax.Array | None,
   ) -> tuple[jax.Array, ...]:
-    """What both calls take: the program, weights, factors, scale and bias of batch norm, window and bound, the rest."""
+    """What both calls take: the program, weights, factors, batch norm's parameters, window and bound, the rest."""
     words = with_bits(encode([self.geometry.op()]), weights.spec, activation_bits)
     spec = jnp.array([self.window, self.bound, self.keeps_inside], jnp.int32)
     return words, weights.words, parameters(weights, activation_bits), norm, spec, *map(_optional, (offsets, shortcut))
-
-  @property
-  def attributes(self) -> dict[str, np.generic]:
-    """Their static arguments."""
-    return {"epsilon": np.float32(self.epsilon)}
 
 
 def block(
@@ -81,7 +74,7 @@ def block(
   Args:
     x: float32 [batch, height, width, channels].
     weights: packed weights.
-    norm: float32 [2, outputs], scale and bias of batch norm.
+    norm: float32 [3, outputs], scale, bias and epsilon of batch norm.
     spec: what is computed.
     activation_bits: A, 1 to 8; may be traced.
     offsets: float32 [height, width, outputs], added to the convolution of each image.
@@ -96,12 +89,12 @@ def block(
   planes = (activation_bits if isinstance(activation_bits, int) else MAX_BITS) + spec.keeps_inside
   results = (
     jax.ShapeDtypeStruct((pixels, planes, -(-channels // 32)), jnp.uint32),
-    jax.ShapeDtypeStruct(norm.shape, jnp.float32),
+    jax.ShapeDtypeStruct((2, norm.shape[1]), jnp.float32),
     jax.ShapeDtypeStruct((x.shape[0], *spec.out_shape), jnp.float32),
     jax.ShapeDtypeStruct((x.shape[0] if spec.gives_sum else 0, *spec.sum_shape), jnp.float32),
   )
   operands = spec.operands(weights, activation_bits, norm, offsets, shortcut)
-  return tuple(call_kernel("dorefa_block", results, x, *operands, **spec.attributes))
+  return tuple(call_kernel("dorefa_block", results, x, *operands))
 
 
 def block_gradient(
@@ -130,19 +123,19 @@ def block_gradient(
     gsum: float32, the sum's gradient.
 
   Returns:
-    uint8 [batch, height, width, outputs] codes, float32 [batch] scales, the gradient of `norm`, and that of the
+    uint8 [batch, height, width, outputs] codes, float32 [batch] scales, the gradient of scale and bias, and that of the
     shortcut, without elements where there is none.
   """
   results = (
     jax.ShapeDtypeStruct((g.shape[0], *spec.geometry.out_size, spec.geometry.shape[3]), jnp.uint8),
     jax.ShapeDtypeStruct(g.shape[:1], jnp.float32),
-    jax.ShapeDtypeStruct(norm.shape, jnp.float32),
+    jax.ShapeDtypeStruct((2, norm.shape[1]), jnp.float32),
     jax.ShapeDtypeStruct((0, *spec.sum_shape) if shortcut is None else shortcut.shape, jnp.float32),
   )
   bits = jnp.asarray(gradient_bits, jnp.int32).reshape(1)
   operands = spec.operands(weights, activation_bits, norm, offsets, shortcut)
   operands = planes, *operands, statistics, g, _optional(gsum), key, bits
-  return tuple(call_kernel("dorefa_block_gradient", results, *operands, **spec.attributes))
+  return tuple(call_kernel("dorefa_block_gradient", results, *operands))
 
 
 def _optional(x: jax.Array | None) -> jax.Array:

@@ -16,7 +16,8 @@ import numpy as np
 
 from dorefa_jax.bits import Bits, levels
 from dorefa_jax.kernels import calls
-from dorefa_jax.kernels.calls import call_kernel
+from dorefa_jax.kernels.activation_planes import unpack_codes
+from dorefa_jax.kernels.calls import bits_operand, call_kernel
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.packing import MAX_BITS, Format, padded_outputs, weight_words
@@ -46,6 +47,7 @@ def input_gradient(
   weights: jax.Array,
   weight_scale: jax.Array,
   geometry: Geometry,
+  planes: jax.Array,
   *,
   weight_bits: Bits,
   gradient_bits: Bits,
@@ -59,6 +61,7 @@ def input_gradient(
     weights: uint8 codes of `geometry.shape`.
     weight_scale: float32, a scalar.
     geometry: of the convolution.
+    planes: of the input, from `pack_activations`, whose last plane tells where the gradient passes.
     weight_bits, gradient_bits: W and G, 1 to 8; may be traced.
     weight_zero: z, where code c of a weight stands for `weight_scale (2 c - z) / n`; by default n = 2^W - 1.
 
@@ -68,11 +71,17 @@ def input_gradient(
   height, width, channels, outputs = geometry.shape
   if geometry.is_one_window and geometry.size != (1, 1):  # else mostly padding would be multiplied
     dense = Geometry((1, 1), (1, 1, height * width * channels, outputs))
+    kept = planes[:, -1].reshape(codes.shape[0], 1, -1)  # of one pixel for each example
+    if channels % 32:  # whose words are not those of its channels
+      kept = jnp.full((codes.shape[0], 1, -(-dense.shape[2] // 32)), 0xFFFFFFFF, jnp.uint32)
     dx = input_gradient(
-      codes, scales, weights.reshape(dense.shape), weight_scale, dense,
+      codes, scales, weights.reshape(dense.shape), weight_scale, dense, kept,
       weight_bits=weight_bits, gradient_bits=gradient_bits, weight_zero=weight_zero,
     )  # fmt: skip
-    return dx.reshape(-1, *geometry.size, channels)
+    dx = dx.reshape(-1, *geometry.size, channels)
+    if channels % 32 == 0:
+      return dx
+    return jnp.where(unpack_codes(planes[:, -1:], channels).reshape(dx.shape) == 1, dx, 0)
   op = geometry.input_gradient_op()
   groups = geometry.groups
   # HWIO of the convolution of gradients: its inputs are outputs, its outputs channels, group by group.
@@ -102,6 +111,7 @@ def input_gradient(
     packed,
     jnp.broadcast_to(factor, (groups * lanes,)),
     sums,
+    planes,
   )
 
 
@@ -146,8 +156,3 @@ def weight_gradient(
 def _with_bits(op: Op, **values: Bits) -> jax.Array:
   at = np.array([field_index(name) for name in values])
   return jnp.asarray(encode([op])).at[at].set(jnp.stack([jnp.asarray(value, jnp.int32) for value in values.values()]))
-
-
-def bits_operand(bits: Bits) -> jax.Array:
-  """A bit width as the library takes it, int32 [1]."""
-  return jnp.asarray(bits, jnp.int32).reshape(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dorefa_jax.kernels.program import Bound
-
 import dataclasses
 
 import jax
@@ -14,7 +12,7 @@ from dorefa_jax.kernels.calls import call_kernel
 from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.image_conv import _program
 from dorefa_jax.kernels.packing import Format
-from dorefa_jax.kernels.program import encode
+from dorefa_jax.kernels.program import Bound, encode
 
 PATCH_MULTIPLE = 16
 """Floats of a row of a patch, in the sums of its gradient, are rounded up to a multiple of this."""

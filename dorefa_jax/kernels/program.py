@@ -10,7 +10,6 @@ import numpy as np
 
 from dorefa_jax.kernels.packing import Format
 
-
 MIDDLE = -1
 """As a zero of weights: the middle of their codes' range, `2^W - 1`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import Any
 
@@ -12,7 +11,8 @@ import jax
 from dorefa_jax import ops
 from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
 from dorefa_jax.injected import Injected
-from dorefa_jax.methods.dorefa import quantize_weights
+from dorefa_jax.linen.state import layer_state
+from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
 
 
 class Conv(nn.Conv):
@@ -25,7 +25,7 @@ class Conv(nn.Conv):
   Attributes:
     bits: W, A and G; a call's own `bits` go before them.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
-    weight_quantizer: a function of (weights, bits).
+    quantizers: the method, DoReFa-Net's by default; a call's own go before them.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -43,15 +43,18 @@ class Conv(nn.Conv):
 
   bits: BitWidths = BitWidths()
   backend: ops.Backend = "auto"
-  weight_quantizer: ops.WeightQuantizer = quantize_weights
+  quantizers: Quantizers = Quantizers()
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, *, bits: BitWidths | None = None) -> jax.Array:
+  def __call__(
+    self, inputs: jax.Array, *, bits: BitWidths | None = None, quantizers: Quantizers | None = None
+  ) -> jax.Array:
     """Applies the layer.
 
     Args:
-      inputs: [*batch, *space, features], in [0, 1] where A < 32.
+      inputs: [*batch, *space, features]; DoReFa-Net's quantizer clips them to [0, 1].
       bits: W, A and G of this call instead of the layer's own; may be traced.
+      quantizers: those of this call instead of the layer's own; arrays among their leaves may be traced.
 
     Returns:
       [*batch, *space, features].
@@ -60,10 +63,7 @@ class Conv(nn.Conv):
       ValueError: as `dorefa_jax.ops.conv_general_dilated`; or G < 32 and the call is
         differentiated without a PRNG stream "gradients".
     """
-    weight_quantizer = self.weight_quantizer
-    if self.mask is not None:
-      weight_quantizer = ops.mask_weights(weight_quantizer, self.mask)
-    product = _product(self, ops.conv_general_dilated, bits, weight_quantizer)
+    product = _product(self, ops.conv_general_dilated, bits, quantizers)
     return _call(nn.Conv, self, inputs, conv_general_dilated_cls=lambda: product)
 
 
@@ -76,7 +76,7 @@ class Dense(nn.Dense):
   Attributes:
     bits: W, A and G; a call's own `bits` go before them.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
-    weight_quantizer: a function of (weights, bits).
+    quantizers: the method, DoReFa-Net's by default; a call's own go before them.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -91,15 +91,18 @@ class Dense(nn.Dense):
 
   bits: BitWidths = BitWidths()
   backend: ops.Backend = "auto"
-  weight_quantizer: ops.WeightQuantizer = quantize_weights
+  quantizers: Quantizers = Quantizers()
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, *, bits: BitWidths | None = None) -> jax.Array:
+  def __call__(
+    self, inputs: jax.Array, *, bits: BitWidths | None = None, quantizers: Quantizers | None = None
+  ) -> jax.Array:
     """Applies the layer.
 
     Args:
-      inputs: [*batch, features], in [0, 1] where A < 32.
+      inputs: [*batch, features]; DoReFa-Net's quantizer clips them to [0, 1].
       bits: W, A and G of this call instead of the layer's own; may be traced.
+      quantizers: those of this call instead of the layer's own; arrays among their leaves may be traced.
 
     Returns:
       [*batch, features].
@@ -108,20 +111,26 @@ class Dense(nn.Dense):
       ValueError: as `dorefa_jax.ops.dot_general`; or G < 32 and the call is
         differentiated without a PRNG stream "gradients".
     """
-    product = _product(self, ops.dot_general, bits, self.weight_quantizer)
+    product = _product(self, ops.dot_general, bits, quantizers)
     return _call(nn.Dense, self, inputs, dot_general_cls=lambda: product)
 
 
-def _product(layer: Any, op: Any, bits: BitWidths | None, weight_quantizer: ops.WeightQuantizer) -> Any:
+def _product(layer: Any, op: Any, bits: BitWidths | None, quantizers: Quantizers | None) -> Any:
+  """The layer's product, and where its quantizers learn, their variables."""
   bits = check_bit_widths(layer.bits if bits is None else bits)
+  quantizers = check_quantizers(layer.quantizers if quantizers is None else quantizers)
+  if getattr(layer, "mask", None) is not None:
+    quantizers = quantizers.masked(layer.mask)
   needs_key = not is_full_precision(bits.gradients) and layer.has_rng(ops.GRADIENT_STREAM)
-  return functools.partial(
-    op,
-    bits=bits,
-    key=layer.make_rng(ops.GRADIENT_STREAM) if needs_key else None,
-    backend=layer.backend,
-    weight_quantizer=weight_quantizer,
-  )
+  key = layer.make_rng(ops.GRADIENT_STREAM) if needs_key else None
+
+  def product(x: jax.Array, w: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+    state = layer_state(layer, quantizers, bits, x, w)
+    return op(
+      x, w, *arguments, bits=bits, key=key, backend=layer.backend, quantizers=quantizers, state=state, **options
+    )  # fmt: skip
+
+  return product
 
 
 def _call(base: type[nn.Module], layer: nn.Module, inputs: jax.Array, **injected: Any) -> jax.Array:

@@ -47,7 +47,9 @@ class Sign(Quantizer):
   def unit(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array | None:
     """The code where |x| <= 1; outside, -1 or 2."""
     is_positive = x >= 0
-    return jnp.where(jnp.abs(x) <= 1, is_positive.astype(x.dtype), jnp.where(is_positive, 2, -1).astype(x.dtype)) + 0 * x
+    return (
+      jnp.where(jnp.abs(x) <= 1, is_positive.astype(x.dtype), jnp.where(is_positive, 2, -1).astype(x.dtype)) + 0 * x
+    )
 
 
 def sign(x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from jax import lax
 
 from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision, levels
 from dorefa_jax.methods import bounding
+from dorefa_jax.methods.bounding import BoundKind
 from dorefa_jax.methods.grids import check_floating, divide_exactly, grid_steps, quantize_k, round_to_grid, wide_dtype
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer, static
 from dorefa_jax.not_finite import max_magnitude, nan_unless_finite
@@ -187,7 +188,7 @@ class DorefaActivations(Quantizer):
     arXiv 1606.06160, equation 11.
   """
 
-  bound: ClassVar[str | None] = "clip"
+  bound: ClassVar[BoundKind | None] = "clip"
 
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """`round(n clip(x, 0, 1)) / n`."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, Bits
-from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer, static
+from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 
 SMALLEST = 1e-8

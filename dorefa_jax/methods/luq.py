@@ -27,7 +27,7 @@ def luq(method: Quantizers | None = None) -> Quantizers:
 
 @quantizer
 class LogarithmicRounding(GradientQuantizer):
-  """The identity, whose cotangent becomes `+-m 2^-i` with i < 2^(k-1) - 1, or zero; m is an example's largest magnitude."""
+  """The identity, whose cotangent becomes zero or `+-m 2^-i`, i < 2^(k-1) - 1, m an example's largest magnitude."""
 
   def __call__(self, y: jax.Array, key: jax.Array | None, bits: Bits) -> jax.Array:
     """The identity; backward `round_logarithmically`."""
@@ -69,9 +69,7 @@ def _rounded(y: jax.Array, key: jax.Array, bits: jax.Array) -> jax.Array:
   return y
 
 
-_rounded.defvjp(
-  lambda y, key, bits: (y, (key, bits)), lambda saved, g: (round_logarithmically(g, *saved), None, None)
-)
+_rounded.defvjp(lambda y, key, bits: (y, (key, bits)), lambda saved, g: (round_logarithmically(g, *saved), None, None))
 
 
 @jax.custom_vjp

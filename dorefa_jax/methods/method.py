@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision
+from dorefa_jax.methods.bounding import BoundKind
 
 State: TypeAlias = Mapping[str, jax.Array]
 """What a quantizer learns, by name; empty for most."""
@@ -107,8 +108,8 @@ class Quantizer:
   - `widths`, `takes_traced` (optional): the legal bit widths below 32, and whether they may be traced.
   - `bound` (optional, of activations): the bounding function that a `ConvBlock` puts in front of the quantizer.
 
-  What must hold: `codes(x).values == __call__(x)` to an ulp; codes are below `2^bits`, and functions of `x` alone, never
-  of its gradient; under `jax.eval_shape` nothing looks at values. `dorefa_jax.testing.check_quantizer` checks it.
+  What must hold: `codes(x).values == __call__(x)` to an ulp; codes are below `2^bits`, and functions of `x` alone,
+  never of its gradient; under `jax.eval_shape` nothing looks at values. `dorefa_jax.testing.check_quantizer` checks it.
 
   Example:
     >>> @quantizer
@@ -121,7 +122,7 @@ class Quantizer:
 
   widths: ClassVar[tuple[int, ...]] = tuple(range(1, FULL_PRECISION))
   takes_traced: ClassVar[bool] = True
-  bound: ClassVar[str | None] = None
+  bound: ClassVar[BoundKind | None] = None
 
   def init(self, key: jax.Array, x: jax.Array, bits: Bits) -> dict[str, jax.Array]:
     """What the quantizer learns.
@@ -156,6 +157,14 @@ class Quantizer:
       x, bits, state: as in `__call__`; bits of 1 to 8.
     """
     return None
+
+  def masked(self, mask: jax.Array) -> Quantizer:
+    """The same quantizer with some weights kept at zero.
+
+    Args:
+      mask: of the weights' shape; 0 where a weight is masked.
+    """
+    return Masked(self, mask)
 
   def code_bits(self, bits: Bits) -> Bits:
     """Bits of a code, 1 to 8.

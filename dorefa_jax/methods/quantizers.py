@@ -48,6 +48,16 @@ class Quantizers:
           raise ValueError(f"{name} must be a quantizer, got the class {given.__name__}: call it, {given.__name__}()")
         object.__setattr__(self, name, FromFunction(given))
 
+  def masked(self, mask: jax.Array) -> Quantizers:
+    """The same method with some weights kept at zero.
+
+    Args:
+      mask: of the weights' shape; 0 where a weight is masked.
+    """
+    weights = self.weights
+    assert isinstance(weights, Quantizer)
+    return dataclasses.replace(self, weights=weights.masked(mask))
+
 
 def check_quantizers(quantizers: object) -> Quantizers:
   """Returns `quantizers`, or raises ValueError where it is no `Quantizers`.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
+from dorefa_jax.methods.bounding import BoundKind
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.not_finite import nan_unless_finite
@@ -55,7 +56,7 @@ class HalfSteps(Quantizer):
   """
 
   widths: ClassVar[tuple[int, ...]] = (2,)
-  bound: ClassVar[str | None] = "clip"
+  bound: ClassVar[BoundKind | None] = "clip"
 
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """0, 1/2 or 1."""

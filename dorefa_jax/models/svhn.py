@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dorefa_jax.bits import FULL_PRECISION, BitWidths, check_bit_widths
-from dorefa_jax.linen import Conv, Dense
-from dorefa_jax.linen.parameters import BatchNormParameters, ConvKernel, ConvParameters
-from dorefa_jax.methods.bounding import BoundKind, bound_for_bits
-from dorefa_jax.methods.stochastic_rounding import GRADIENT_STREAM
+from dorefa_jax.bits import BitWidths, check_bit_widths
+from dorefa_jax.linen import Dense
+from dorefa_jax.linen.conv_block import ConvBlock
+from dorefa_jax.methods.bounding import BoundKind
+from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
 from dorefa_jax.ops.backends import Backend
-from dorefa_jax.ops.conv_block import conv_block, fits
-from dorefa_jax.ops.image_block import image_block, image_block_fits
-from dorefa_jax.ops.pooling import max_pool_2x2
 
 MODEL_WIDTHS = {"A": 1.0, "B": 0.5, "C": 0.25, "D": 0.125}
 """The paper's names of the models, and their `width`."""
@@ -32,11 +29,6 @@ class ConvSpec:
   kernel: int
   padding: str = "VALID"
   pool: bool = False
-
-  @property
-  def window(self) -> int:
-    """Of the max pooling behind it, in both directions."""
-    return 2 if self.pool else 1
 
 
 CONVOLUTIONS = (
@@ -69,10 +61,11 @@ class SvhnConvNet(nn.Module):
     num_classes: number of logits.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
     bits: W, A and G; a call's own `bits` go before them.
+    quantizers: the method; a call's own go before it.
     quantize_first: quantize weights and gradients of the first convolution too. Its input,
       8-bit pixels, stays as it is.
     quantize_last: quantize input, weights and gradients of the last layer too.
-    bound: h, "clip" or "abs_clip", see `dorefa_jax.bound`.
+    bound: h, "clip" or "abs_clip", see `dorefa_jax.bound`; by default that of the activation quantizer.
     dropout_rate: dropout in front of the last convolution.
     dtype: of the computation, by default that of images and parameters.
 
@@ -95,19 +88,28 @@ class SvhnConvNet(nn.Module):
   num_classes: int = 10
   backend: Backend = "auto"
   bits: BitWidths = BitWidths()
+  quantizers: Quantizers = Quantizers()
   quantize_first: bool = False
   quantize_last: bool = False
-  bound: BoundKind = "clip"
+  bound: BoundKind | Literal["method"] = "method"
   dropout_rate: float = 0.5
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, bits: BitWidths | None = None, train: bool = False) -> jax.Array:
+  def __call__(
+    self,
+    images: jax.Array,
+    *,
+    bits: BitWidths | None = None,
+    quantizers: Quantizers | None = None,
+    train: bool = False,
+  ) -> jax.Array:
     """Applies the network.
 
     Args:
       images: [batch, 40 or more, 40 or more, channels], floating, in [0, 1].
       bits: W, A and G instead of the model's own; may be traced.
+      quantizers: those of this call instead of the model's own; arrays among their leaves may be traced.
       train: batch statistics and dropout; needs `mutable=["batch_stats"]` and PRNG streams
         "dropout" and, where G < 32, "gradients".
 
@@ -118,46 +120,35 @@ class SvhnConvNet(nn.Module):
       ValueError: images of another shape, or too small.
     """
     check_images(images)
-    if not 0 <= self.dropout_rate < 1:
-      raise ValueError(f"dropout_rate must be at least 0 and below 1, got {self.dropout_rate}")
     bits = check_bit_widths(self.bits if bits is None else bits)
-    first_bits = BitWidths(bits.weights, FULL_PRECISION, bits.gradients) if self.quantize_first else BitWidths()
+    quantizers = check_quantizers(self.quantizers if quantizers is None else quantizers)
+    exempt = ("activations",) if self.quantize_first else ("weights", "activations", "gradients")
     last_bits = bits if self.quantize_last else BitWidths()
     features = scaled_features(self.width)
 
     x = images
     for index, spec in enumerate(CONVOLUTIONS):
       is_first, is_last = index == 0, index == len(CONVOLUTIONS) - 1
-      scale = 1.0
-      if is_last and train and self.dropout_rate > 0:
-        # The factor 1 / (1 - rate) would take the activations off their grid: it follows the product.
-        keep = 1.0 - self.dropout_rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        kept = jax.lax.optimization_barrier(kept)  # else XLA draws it anew for each use
-        x, scale = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
-      if is_first and self._is_one_image_block(x, features[0], bits, train=train):
-        shape = spec.kernel, spec.kernel, x.shape[3], features[0]
-        x = image_block(x, *ConvParameters(shape, INITIALIZER, name="conv0")(), kind=self.bound)
-        continue
-      if not is_first and self._is_one_block(x, features[index], spec, bits, train=train):
-        x = self._block(x, index, bits, scale)
-        continue
-      x = Conv(
+      block = ConvBlock(
         features[index],
-        (spec.kernel, spec.kernel),
+        spec.kernel,
         padding=spec.padding,
-        use_bias=is_first,
+        pool=2 if spec.pool else None,
+        bound=self.bound,
+        norm=not is_first,
+        dropout_rate=self.dropout_rate if is_last else 0.0,
+        full_precision=exempt if is_first else (),
+        bits=self.bits,
+        quantizers=self.quantizers,
         kernel_init=INITIALIZER,
-        dtype=self.dtype,
         backend=self.backend,
-        name=f"conv{index}",
-      )(x, bits=first_bits if is_first else bits)
-      x = x * scale
-      if not is_first:
-        x = nn.BatchNorm(use_running_average=not train, **BATCH_NORM, dtype=self.dtype, name=f"bn{index}")(x)
-      if spec.pool:
-        x = max_pool_2x2(x)
-      x = bound_for_bits(x, bits, self.bound)
+        dtype=self.dtype,
+        conv_name=f"conv{index}",
+        norm_name=f"bn{index}",
+        **BATCH_NORM,
+      )
+      nn.share_scope(self, block)  # the network's variables are named as the paper's layers
+      x = block(x, bits=bits, quantizers=quantizers, train=train)
     x = x.reshape(x.shape[0], -1)
     x = Dense(
       self.num_classes,
@@ -165,39 +156,8 @@ class SvhnConvNet(nn.Module):
       dtype=self.dtype,
       backend=self.backend,
       name="fc",
-    )(x, bits=last_bits)
+    )(x, bits=last_bits, quantizers=quantizers)
     return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
-
-  def _is_one_block(self, x: jax.Array, features: int, spec: ConvSpec, bits: BitWidths, *, train: bool) -> bool:
-    """Whether a convolution and what follows it are one operation: in training on the kernels."""
-    if not (train and self.backend == "integer" and self.has_rng(GRADIENT_STREAM)) or self.dtype is not None:
-      return False
-    kernel = jax.ShapeDtypeStruct((spec.kernel, spec.kernel, x.shape[3], features), jnp.float32)
-    key = self.make_rng(GRADIENT_STREAM)  # any: what matters is its kind
-    return fits(x, kernel, bits=bits, key=key, padding=spec.padding, window=spec.window)
-
-  def _block(self, x: jax.Array, index: int, bits: BitWidths, gain: float) -> jax.Array:
-    """A convolution, with the parameters of the layers whose work this is."""
-    spec, features = CONVOLUTIONS[index], scaled_features(self.width)[index]
-    shape = spec.kernel, spec.kernel, x.shape[3], features
-    kernel, key = ConvKernel(shape, INITIALIZER, name=f"conv{index}")()
-
-    def normalize(norm: jax.Array) -> tuple[jax.Array, jax.Array]:
-      return conv_block(
-        x, kernel, norm, bits=bits, key=key, padding=spec.padding, window=spec.window, kind=self.bound,
-        epsilon=BATCH_NORM["epsilon"], gain=gain,
-      )  # fmt: skip
-
-    return BatchNormParameters(features, BATCH_NORM["momentum"], name=f"bn{index}")(normalize)
-
-  def _is_one_image_block(self, x: jax.Array, features: int, bits: BitWidths, *, train: bool) -> bool:
-    """Whether the first convolution, of floats, and what follows it are one operation: in training on the kernels."""
-    is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
-    is_trained_on_kernels = train and self.backend == "integer" and self.dtype is None
-    if not (is_trained_on_kernels and is_quantized) or self.quantize_first:
-      return False
-    spec = CONVOLUTIONS[0]
-    return image_block_fits(x, (spec.kernel, spec.kernel, x.shape[3], features))
 
 
 def scaled_features(width: float) -> tuple[int, ...]:

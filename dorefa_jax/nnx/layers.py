@@ -11,7 +11,8 @@ from flax import nnx
 from dorefa_jax import ops
 from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
 from dorefa_jax.injected import Injected
-from dorefa_jax.methods.dorefa import quantize_weights
+from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
+from dorefa_jax.nnx.state import initial_state
 
 
 class _Quantized(nnx.Module):
@@ -24,7 +25,7 @@ class _Quantized(nnx.Module):
     *args: Any,
     bits: BitWidths = BitWidths(),
     backend: ops.Backend = "auto",
-    weight_quantizer: ops.WeightQuantizer = quantize_weights,
+    quantizers: Quantizers = Quantizers(),
     rngs: nnx.Rngs,
     **kwargs: Any,
   ):
@@ -34,7 +35,8 @@ class _Quantized(nnx.Module):
     super().__init__(*args, rngs=rngs, **kwargs)
     self.bits = nnx.static(bits)
     self.backend = backend
-    self.weight_quantizer = weight_quantizer
+    self.quantizers = nnx.static(check_quantizers(quantizers))
+    self.quantizer_state = initial_state(self, rngs)
     self.deterministic = False  # set by nnx's eval() and train(): evaluation draws no keys
     self.gradient_rngs = nnx.data(_gradient_stream(rngs))
 
@@ -60,7 +62,7 @@ class Conv(_Quantized, nnx.Conv):
       one, the layer draws the gradient quantizer's keys from a stream of its own.
     bits: W, A and G; a call's own `bits` go before them.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
-    weight_quantizer: a function of (weights, bits).
+    quantizers: the method, DoReFa-Net's by default; a call's own go before them.
 
   Example:
     >>> import jax.numpy as jnp
@@ -80,15 +82,17 @@ class Conv(_Quantized, nnx.Conv):
     inputs: jax.Array,
     *args: Any,
     bits: BitWidths | None = None,
+    quantizers: Quantizers | None = None,
     rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     **kwargs: Any,
   ) -> jax.Array:
     """Applies the layer.
 
     Args:
-      inputs: [*batch, *space, features], in [0, 1] where A < 32.
+      inputs: [*batch, *space, features]; DoReFa-Net's quantizer clips them to [0, 1].
       *args, **kwargs: as `flax.nnx.Conv` takes them.
       bits: W, A and G of this call instead of the layer's own; may be traced.
+      quantizers: those of this call instead of the layer's own; arrays among their leaves may be traced.
       rngs: source of the gradient quantizer's key, or the key, instead of the layer's own.
 
     Returns:
@@ -98,10 +102,7 @@ class Conv(_Quantized, nnx.Conv):
       ValueError: as `dorefa_jax.ops.conv_general_dilated`; or G < 32 and the call is
         differentiated without a source of keys.
     """
-    weight_quantizer = self.weight_quantizer
-    if self.mask is not None:
-      weight_quantizer = ops.mask_weights(weight_quantizer, self.mask)
-    product = _product(self, ops.conv_general_dilated, bits, rngs, weight_quantizer)
+    product = _product(self, ops.conv_general_dilated, bits, quantizers, rngs)
     return nnx.Conv.__call__(Injected(self, conv_general_dilated=product), inputs, *args, **kwargs)
 
 
@@ -116,7 +117,7 @@ class Linear(_Quantized, nnx.Linear):
       default one, the layer draws the gradient quantizer's keys from a stream of its own.
     bits: W, A and G; a call's own `bits` go before them.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
-    weight_quantizer: a function of (weights, bits).
+    quantizers: the method, DoReFa-Net's by default; a call's own go before them.
 
   Example:
     >>> import jax.numpy as jnp
@@ -136,15 +137,17 @@ class Linear(_Quantized, nnx.Linear):
     inputs: jax.Array,
     *args: Any,
     bits: BitWidths | None = None,
+    quantizers: Quantizers | None = None,
     rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     **kwargs: Any,
   ) -> jax.Array:
     """Applies the layer.
 
     Args:
-      inputs: [*batch, features], in [0, 1] where A < 32.
+      inputs: [*batch, features]; DoReFa-Net's quantizer clips them to [0, 1].
       *args, **kwargs: as `flax.nnx.Linear` takes them.
       bits: W, A and G of this call instead of the layer's own; may be traced.
+      quantizers: those of this call instead of the layer's own; arrays among their leaves may be traced.
       rngs: source of the gradient quantizer's key, or the key, instead of the layer's own.
 
     Returns:
@@ -154,7 +157,7 @@ class Linear(_Quantized, nnx.Linear):
       ValueError: as `dorefa_jax.ops.dot_general`; or G < 32 and the call is
         differentiated without a source of keys.
     """
-    product = _product(self, ops.dot_general, bits, rngs, self.weight_quantizer)
+    product = _product(self, ops.dot_general, bits, quantizers, rngs)
     return nnx.Linear.__call__(Injected(self, dot_general=product), inputs, *args, **kwargs)
 
 
@@ -178,16 +181,20 @@ def _gradient_stream(rngs: nnx.Rngs) -> nnx.RngStream | None:
   return nnx.RngStream(jax.random.fold_in(key, zlib.crc32(ops.GRADIENT_STREAM.encode())), tag=ops.GRADIENT_STREAM)
 
 
-def _product(layer: Any, op: Any, bits: BitWidths | None, rngs: Any, weight_quantizer: ops.WeightQuantizer) -> Any:
+def _product(layer: Any, op: Any, bits: BitWidths | None, quantizers: Quantizers | None, rngs: Any) -> Any:
   bits = check_bit_widths(layer.bits if bits is None else bits)
+  quantizers = check_quantizers(layer.quantizers if quantizers is None else quantizers)
+  if getattr(layer, "mask", None) is not None:
+    quantizers = quantizers.masked(layer.mask)
   key = None
   if not layer.deterministic and not is_full_precision(bits.gradients):
     key = _draw(layer.gradient_rngs if rngs is None else rngs)
+  state = {name: {key: leaf[...] for key, leaf in part.items()} for name, part in layer.quantizer_state.items()}
 
   def product(*operands: Any, out_sharding: Any = None, **options: Any) -> jax.Array:
     # nnx names the argument in every call; the lax functions of older versions lack it.
     if out_sharding is not None:
       options["out_sharding"] = out_sharding
-    return op(*operands, bits=bits, key=key, backend=layer.backend, weight_quantizer=weight_quantizer, **options)
+    return op(*operands, bits=bits, key=key, backend=layer.backend, quantizers=quantizers, state=state, **options)
 
   return product

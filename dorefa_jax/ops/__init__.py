@@ -4,7 +4,5 @@ from dorefa_jax.methods.stochastic_rounding import GRADIENT_STREAM as GRADIENT_S
 from dorefa_jax.ops.backends import BACKENDS as BACKENDS
 from dorefa_jax.ops.backends import Backend as Backend
 from dorefa_jax.ops.backends import check_backend as check_backend
-from dorefa_jax.ops.products import WeightQuantizer as WeightQuantizer
 from dorefa_jax.ops.products import conv_general_dilated as conv_general_dilated
 from dorefa_jax.ops.products import dot_general as dot_general
-from dorefa_jax.ops.products import mask_weights as mask_weights

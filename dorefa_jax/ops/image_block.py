@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from dorefa_jax.kernels import image_block as image_block_kernels
-from dorefa_jax.kernels.availability import available
 from dorefa_jax.kernels.geometry import Geometry
-from dorefa_jax.methods.bounding import BOUND_KINDS, BoundKind, bound
+from dorefa_jax.kernels.program import Bound
+from dorefa_jax.methods.bounding import BoundKind, bound
 from dorefa_jax.not_finite import nan_where
-from dorefa_jax.ops.backends import choose, on_mesh
-from dorefa_jax.ops.image_conv import MAX_CHANNELS, MIN_OUTPUTS
+from dorefa_jax.ops.backends import choose, images_win, on_mesh
 from dorefa_jax.ops.layouts import has_sizes
 from dorefa_jax.ops.pooling import max_pool_windows
 
@@ -27,8 +26,7 @@ def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
     kernel: [height, width, channels, outputs].
   """
   sizes = [size - reach + 1 for size, reach in zip(x.shape[1:3], kernel)]
-  is_image = x.dtype == jnp.float32 and has_sizes(x) and kernel[2] <= MAX_CHANNELS and kernel[3] >= MIN_OUTPUTS
-  return available().is_compiled and is_image and all(size > 0 and size % 2 == 0 for size in sizes)
+  return has_sizes(x) and images_win(x, x, kernel) and all(size > 0 and size % 2 == 0 for size in sizes)
 
 
 def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind = "clip") -> jax.Array:
@@ -55,7 +53,7 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
   geometry = Geometry((x.shape[1], x.shape[2]), (height, width, channels, outputs))
   if not image_block_fits(x, geometry.shape):
     raise ValueError(f"no kernels for a block of images {x.dtype} {x.shape} and a kernel of shape {w.shape}")
-  number = BOUND_KINDS.index(kind)
+  number = Bound.of(kind)
 
   def in_xla(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -5,34 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
-from dorefa_jax.kernels import available
-from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.image_conv import image_conv, image_weight_gradient
 from dorefa_jax.ops.backends import choose, on_mesh
 from dorefa_jax.ops.layouts import Convolution
-
-MAX_CHANNELS = 4
-"""Of images whose convolution is slow in XLA on CPU."""
-MIN_OUTPUTS = 4
-"""Of a layer that is worth a vector of 16."""
-
-
-def wins(x: jax.Array, w: jax.Array, convolution: Convolution) -> bool:
-  """Whether the kernels are faster than XLA's float convolution, and take the operands."""
-  _, _, channels, outputs = convolution.shape
-  is_float32 = x.dtype == w.dtype == jnp.float32
-  has_images = channels <= MAX_CHANNELS and outputs >= MIN_OUTPUTS and convolution.groups == 1
-  is_conv = convolution.shape[:2] != (1, 1)
-  return available().is_compiled and is_float32 and has_images and is_conv
 
 
 def image_product(
   x: jax.Array,
   w: jax.Array,
   convolution: Convolution,
-  geometry: Geometry,
   multiply: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
   """A float convolution on the kernels on CPU, by `multiply` elsewhere, and its gradients.
@@ -41,12 +23,12 @@ def image_product(
     x: images.
     w: weights.
     convolution: how the kernels take the operands.
-    geometry: the convolution of the images.
     multiply: the same in XLA; the gradient of the images is always its own.
 
   Returns:
     The convolution; the results of an image that is not finite are NaN.
   """
+  geometry = convolution.geometry(jax.eval_shape(convolution.to_input, x).shape)
 
   @jax.custom_vjp
   def run(x: jax.Array, w: jax.Array) -> jax.Array:

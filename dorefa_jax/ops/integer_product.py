@@ -1,208 +1,148 @@
-"""A quantized product whose forward and backward passes run on the integer kernels."""
+"""A product of affine codes on the integer kernels, forward and backward.
+
+With activations `x = p u + l`, u in [0, 1], and weights `w = E (2 c - z) / n + r`, the kernels compute
+`K = sum u E (2 c - z) / n`, and the product is
+
+- `p K`, where activations have no offset l, and the weights' is on their grid of half steps (r = 0);
+- `+ l sum w`, over the taps that lie on the image: one image for the batch, exact at padded borders;
+- `+ p r sum u`, over the window.
+
+Backward, the weights' gradient gets `l sum g` over each tap's positions, and the activations' `sum_o r_o g_o`. A scale
+for each output is taken out of the product before its cotangent is quantized, see `dorefa_jax.ops.emulated`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dorefa_jax.bits import BitWidths, levels
-from dorefa_jax.kernels import available
+from dorefa_jax.bits import BitWidths, apart_from_arrays, levels
+from dorefa_jax.kernels import pack_weights, xla
 from dorefa_jax.kernels.activation_planes import pack_activations, pack_in_xla, unpack_activations, unpack_codes
+from dorefa_jax.kernels.availability import available
 from dorefa_jax.kernels.geometry import Geometry
 from dorefa_jax.kernels.gradients import input_gradient, quantize_to_codes, weight_gradient
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.kernels.products import conv as kernel_conv
+from dorefa_jax.methods.bounding import bound
+from dorefa_jax.methods.grids import quantize_k
 from dorefa_jax.methods.stochastic_rounding import quantize_cotangent
 from dorefa_jax.not_finite import nan_where
-from dorefa_jax.ops.backends import choose, on_mesh
-from dorefa_jax.ops.layouts import Codes, Convolution, kernel_weights, product
+from dorefa_jax.ops.backends import KEY_KIND, choose, choose_with, on_mesh, refuse_second_derivative
+from dorefa_jax.ops.codes import ActivationLine, WeightCodes, along_outputs
+from dorefa_jax.ops.emulated import FloatProduct
+from dorefa_jax.ops.layouts import Convolution
 
 MIN_POSITIONS = 8
 """Positions of an example from which integers are faster for the gradient of weights."""
 
-KEY_KIND = "threefry2x32"
-"""The kind of PRNG keys, JAX's default, whose noise the kernels make."""
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
-Multiply: TypeAlias = Callable[[jax.Array, jax.Array, BitWidths], jax.Array]
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Codes:
+  """What a product multiplies, without gradients.
+
+  Attributes:
+    weights: their codes.
+    line: from what the kernels quantize to activations.
+  """
+
+  weights: WeightCodes
+  line: ActivationLine
 
 
 @dataclasses.dataclass(frozen=True)
-class Product:
-  """A quantized product as both backends see it.
+class IntegerProduct:
+  """A product as both backends see it.
 
   Attributes:
     convolution: how the kernels take the operands.
-    codes: gives the weights' codes and scale.
-    multiply: the emulation, of activations, quantized weights and widths.
-    batch_axis: of the result; None where it is one example.
+    product: of floats.
     shape: of the activations as images, [batch, height, width, channels].
-    dtypes: of activations, quantized weights and the result.
-    has_one_scale: for all weights; scales of channels do not come out of the sum over them.
+    dtypes: of activations, weights and the result.
   """
 
   convolution: Convolution
-  codes: Codes
-  multiply: Multiply
-  batch_axis: int | None
+  product: FloatProduct
   shape: tuple[int, ...]
   dtypes: tuple[Any, Any, Any]
-  has_one_scale: bool
 
   @property
   def geometry(self) -> Geometry:
     """The convolution of the images."""
-    return geometry_of(self.shape, self.convolution)
+    return self.convolution.geometry(self.shape)
 
-  def forward(self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
-    """The product, on the kernels, and which rows of theirs met a NaN: all of such a row is NaN."""
-    y = product(x, w, bits, self.convolution, self.codes)
-    return y.astype(self.dtypes[2]), jnp.isnan(self.convolution.to_output(y)[:, 0, 0, 0])
+  def forward(self, u: jax.Array, w: jax.Array, codes: Codes, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
+    """The product on the kernels, and which rows of theirs met a NaN: all of such a row is NaN."""
+    y = multiply_codes(self.convolution.to_input(u).astype(jnp.float32), codes, bits, self.geometry)
+    return self.convolution.from_output(y).astype(self.dtypes[2]), jnp.isnan(y[:, 0, 0, 0])
 
-  def emulated_forward(
-    self, x: jax.Array, w: jax.Array, quantized: jax.Array, bits: BitWidths
-  ) -> tuple[jax.Array, jax.Array]:
+  def emulated_forward(self, u: jax.Array, w: jax.Array, codes: Codes, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
     """The same in the emulation, where a NaN among activations reaches the windows that it lies in."""
-    return self.multiply(x, quantized, bits), jnp.any(jnp.isnan(self.convolution.to_input(x)), (1, 2, 3))
+    x = codes.line.values(quantize_k(bound(u), bits.activations))
+    return self.product.multiply(x, w), jnp.any(jnp.isnan(self.convolution.to_input(u)), (1, 2, 3))
 
-  def pack(self, x: jax.Array, bits: BitWidths) -> jax.Array:
+  def pack(self, u: jax.Array, bits: BitWidths) -> jax.Array:
     """The activations as they are kept between the passes."""
-    images = self.convolution.to_input(x).astype(jnp.float32)
-    return choose(
-      lambda x: pack_activations(x, bits.activations),
-      lambda x: pack_in_xla(x, bits.activations),
-      images,
-    )
+    images = self.convolution.to_input(u).astype(jnp.float32)
+    return choose(lambda u: pack_activations(u, bits.activations), lambda u: pack_in_xla(u, bits.activations), images)
 
   def backward(
-    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, has_nan: jax.Array,
+    self, planes: jax.Array, g: jax.Array, w: jax.Array, codes: Codes, key: jax.Array, has_nan: jax.Array,
     bits: BitWidths,
   ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Gradients of activations and quantized weights, on the kernels; planes cannot tell a NaN, `has_nan` can."""
-    convolution = self.convolution
-    gradients, scales = quantize_to_codes(self._examples(g).astype(jnp.float32), key, bits.gradients)
-    gradients = convolution.to_output(self._from_examples(gradients))
+    """Gradients of activations and weights on the kernels; planes cannot tell a NaN, `has_nan` can."""
+    convolution, product = self.convolution, self.product
+    channel_scale = codes.weights.channel_scale
+    if channel_scale is not None:
+      g = product.times_outputs(g, codes.weights.scale)
+    gradients, scales = quantize_to_codes(product.examples(g).astype(jnp.float32), key, bits.gradients)
+    gradients = convolution.to_output(product.from_examples(gradients))
     rows = gradients.shape[0] // scales.shape[0]  # of the kernels, for each example
     scales = jnp.broadcast_to(scales.reshape(-1, 1), (scales.size, rows)).reshape(-1)
-    scales = nan_where(has_nan, scales)
-    dx, dw = self.gradients_of_codes(planes, gradients, scales, w, bits)
-    _, is_inside = unpack_activations(planes, self.shape[3])
-    dx = jnp.where(is_inside.reshape(self.shape), dx, jnp.zeros((), dx.dtype))
+    directions = dataclasses.replace(codes, weights=codes.weights.directions())
+    dx, dw = gradients_of_codes(planes, gradients, nan_where(has_nan, scales), directions, bits, self.geometry)
+    if channel_scale is not None:
+      dw = dw / along_outputs(channel_scale)
     return convolution.from_input(dx).astype(self.dtypes[0]), convolution.from_weights(dw).astype(self.dtypes[1])
 
-  def gradients_of_codes(
-    self, planes: jax.Array, gradients: jax.Array, scales: jax.Array, w: jax.Array, bits: BitWidths
-  ) -> tuple[jax.Array, jax.Array]:
-    """Gradients of activations and quantized weights as the kernels lay them out, of a result's quantized gradient.
-
-    Args:
-      planes: of the activations; the first A of a pixel are looked at.
-      gradients: codes of the result's gradient, [batch, height, width, outputs].
-      scales: of its examples.
-      w: weights.
-      bits: W, A and G.
-    """
-    geometry = self.geometry
-    weights, scale = kernel_weights(w, bits.weights, self.convolution, self.codes)
-    dx = input_gradient(
-      gradients, scales, weights, scale, geometry,
-      weight_bits=bits.weights, gradient_bits=bits.gradients,
-    )  # fmt: skip
-    if math.prod(geometry.out_size) >= MIN_POSITIONS:
-      dw = weight_gradient(
-        planes, gradients, scales, geometry,
-        activation_bits=bits.activations, gradient_bits=bits.gradients,
-      )  # fmt: skip
-    else:
-      n = levels(bits.gradients)
-      rounded = scales[:, None, None, None] * ((2 * gradients.astype(jnp.float32) - n) / n)
-      count = bits.activations if isinstance(bits.activations, int) else MAX_BITS
-      activations = unpack_codes(planes[:, :count], self.shape[3]).reshape(self.shape)
-      dw = float_weight_gradient(activations.astype(jnp.float32) / levels(bits.activations), rounded, geometry)
-    return dx, dw
-
   def emulated_backward(
-    self, planes: jax.Array, g: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, has_nan: jax.Array,
+    self, planes: jax.Array, g: jax.Array, w: jax.Array, codes: Codes, key: jax.Array, has_nan: jax.Array,
     bits: BitWidths,
   ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """The same in the emulation."""
-    rounded = quantize_cotangent(self._examples(g), jax.random.wrap_key_data(key, impl=KEY_KIND), bits.gradients)
-    rows = self.convolution.to_output(self._from_examples(rounded))
-    rows = nan_where(has_nan.reshape(-1, 1, 1, 1), rows)
-    _, vjp = jax.vjp(lambda x, w: self.multiply(x, w, bits), self.unpack(planes, bits), quantized)
-    return vjp(self.convolution.from_output(rows))
-
-  def unpack(self, planes: jax.Array, bits: BitWidths) -> jax.Array:
-    """Activations that are quantized, and clipped, as the packed ones were."""
-    codes, is_inside = (part.reshape(self.shape) for part in unpack_activations(planes, self.shape[3]))
-    outside = jnp.where(codes == 0, jnp.float32(-1), jnp.float32(2))
-    images = jnp.where(is_inside, codes.astype(jnp.float32) / levels(bits.activations), outside)
-    return self.convolution.from_input(images).astype(self.dtypes[0])
-
-  def _examples(self, y: jax.Array) -> jax.Array:
-    return y[None] if self.batch_axis is None else jnp.moveaxis(y, self.batch_axis, 0)
-
-  def _from_examples(self, y: jax.Array) -> jax.Array:
-    return y[0] if self.batch_axis is None else jnp.moveaxis(y, 0, self.batch_axis)
-
-
-def make_product(
-  x: jax.Array,
-  quantized: jax.Array,
-  bits: BitWidths,
-  convolution: Convolution,
-  codes: Codes,
-  multiply: Multiply,
-  batch_axis: int | None,
-) -> Product:
-  """A product of operands of the shapes and dtypes of `x` and `quantized`."""
-  result = jax.eval_shape(lambda x, w: multiply(x, w, bits), x, quantized)
-  shape = jax.eval_shape(convolution.to_input, x).shape
-  dtypes = x.dtype, quantized.dtype, result.dtype
-  has_one_scale = jax.eval_shape(lambda w: codes(w, bits.weights)[1], quantized).shape == ()
-  return Product(convolution, codes, multiply, batch_axis, shape, dtypes, has_one_scale)
-
-
-def geometry_of(shape: tuple[int, ...], convolution: Convolution) -> Geometry:
-  """The convolution of images of a shape, [batch, height, width, channels]."""
-  height, width, channels, outputs = convolution.shape
-  return Geometry(
-    (shape[1], shape[2]), (height, width, channels, outputs), convolution.strides, convolution.dilation,
-    convolution.padding, convolution.groups,
-  )  # fmt: skip
-
-
-def can_differentiate(product: Product, bits: BitWidths, key: jax.Array | None) -> bool:
-  """Whether the backward pass of a product can run on the kernels.
-
-  It takes compiled ones, G up to 8, one scale for all weights, a threefry key, and sums that fit 32 bits.
-
-  Args:
-    product: the product.
-    bits: W, A and G; traced ones are looked at when they run.
-    key: of the gradient quantizer.
-  """
-  widths = [value if isinstance(value, int) else MAX_BITS for value in (bits.weights, bits.activations, bits.gradients)]
-  if not available().is_compiled or key is None or not product.has_one_scale:
-    return False
-  if max(widths) > MAX_BITS or not _is_threefry(key):
-    return False
-  geometry = product.geometry
-  try:
-    op = geometry.input_gradient_op()
-  except ValueError:
-    return False
-  weights, activations, gradients = (2**width for width in widths)
-  terms = math.prod(geometry.shape[:2]) * op.channels // op.groups
-  return 2 * max(math.prod(geometry.out_size) * activations, terms * weights) * gradients < 2**31
+    convolution, product = self.convolution, self.product
+    channel_scale, values = codes.weights.channel_scale, w
+    if channel_scale is not None:
+      g = product.times_outputs(g, codes.weights.scale)
+      values = convolution.from_weights(codes.weights.directions().values(bits.weights)).astype(w.dtype)
+    rounded = quantize_cotangent(product.examples(g), jax.random.wrap_key_data(key, impl=KEY_KIND), bits.gradients)
+    rows = nan_where(has_nan.reshape(-1, 1, 1, 1), convolution.to_output(product.from_examples(rounded)))
+    quantized, is_inside = (part.reshape(self.shape) for part in unpack_activations(planes, self.shape[3]))
+    x = codes.line.values(quantized.astype(jnp.float32) / levels(bits.activations))
+    x = convolution.from_input(x).astype(self.dtypes[0])
+    _, vjp = jax.vjp(self.product.multiply, x, values)
+    dx, dw = vjp(convolution.from_output(rows))
+    if channel_scale is not None:
+      dw = convolution.from_weights(convolution.to_weights(dw) / along_outputs(channel_scale)).astype(w.dtype)
+    return jnp.where(convolution.from_input(is_inside), dx, jnp.zeros((), dx.dtype)), dw
 
 
 def integer_product(
-  x: jax.Array, w: jax.Array, quantized: jax.Array, key: jax.Array, bits: BitWidths, product: Product
+  x: jax.Array,
+  w: jax.Array,
+  u: jax.Array,
+  codes: Codes,
+  key: jax.Array,
+  bits: BitWidths,
+  product: IntegerProduct,
 ) -> jax.Array:
   """A product, its cotangent quantized: in integers on CPU, forward and backward, emulated elsewhere.
 
@@ -210,61 +150,164 @@ def integer_product(
   clipped; 9 bits where a width is traced. Traced widths beyond 8 are an error when they run.
 
   Args:
-    x: activations, clipped to [0, 1].
-    w: weights.
-    quantized: the quantized weights, through which `w` is differentiated.
+    x: activations, or their quantized values: what is differentiated.
+    w: quantized weights, which are differentiated.
+    u: what the kernels quantize to the activations' codes; the gradient passes where it lies in [0, 1].
+    codes: of the weights, and from u to activations.
     key: PRNG key of the gradient quantizer.
-    bits: W, A and G, 1 to 8; may be traced.
+    bits: of the codes, and G, 1 to 8; may be traced.
     product: what both backends compute.
 
   Returns:
     The product, as the emulation gives it.
   """
-  is_static = all(isinstance(value, int) for value in (bits.weights, bits.activations, bits.gradients))
   # What JAX keeps of the functions below must not hold traced bits, which are operands.
-  static = bits if is_static else BitWidths()
+  restore, traced = apart_from_arrays(bits)
 
-  def run_with(x: jax.Array, quantized: jax.Array, w: jax.Array, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
-    return choose_with(bits, product.forward, product.emulated_forward, x, w, quantized)
+  def run_with(u: jax.Array, w: jax.Array, codes: Codes, bits: BitWidths) -> tuple[jax.Array, jax.Array]:
+    return choose_with(bits, product.forward, product.emulated_forward, u, w, codes)
 
   @jax.custom_vjp
-  def run(x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths) -> jax.Array:
-    return run_with(x, quantized, w, traced[0] if traced else static)[0]
+  def run(x: jax.Array, w: jax.Array, u: jax.Array, codes: Codes, key: jax.Array, *traced: jax.Array) -> jax.Array:
+    return run_with(u, w, codes, restore(traced))[0]
 
   def forward(
-    x: jax.Array, quantized: jax.Array, w: jax.Array, key: jax.Array, *traced: BitWidths
+    x: jax.Array, w: jax.Array, u: jax.Array, codes: Codes, key: jax.Array, *traced: jax.Array
   ) -> tuple[jax.Array, tuple[Any, ...]]:
-    here = traced[0] if traced else static
-    y, has_nan = run_with(x, quantized, w, here)
-    return y, (product.pack(x, here), quantized, w, key, has_nan, traced)
+    y, has_nan = run_with(u, w, codes, restore(traced))
+    return y, (product.pack(u, restore(traced)), w, codes, key, has_nan, traced)
 
   @jax.custom_vjp
   def gradients(*args: Any) -> tuple[jax.Array, jax.Array]:
     *operands, traced = args
-    return choose_with(traced[0] if traced else static, product.backward, product.emulated_backward, *operands)
+    return choose_with(restore(traced), product.backward, product.emulated_backward, *operands)
 
   def backward(saved: tuple[Any, ...], g: jax.Array) -> tuple[Any, ...]:
-    planes, quantized, w, key, has_nan, traced = saved
-    return (*gradients(planes, g, w, quantized, key, has_nan, traced), None, None, *(None for _ in traced))
+    planes, w, codes, key, has_nan, traced = saved
+    return (*gradients(planes, g, w, codes, key, has_nan, traced), None, None, None, *(None for _ in traced))
 
   gradients.defvjp(refuse_second_derivative, refuse_second_derivative)
   run.defvjp(forward, backward)
-  traced = () if is_static else (bits,)
   return on_mesh(
     run,
-    lambda x, quantized, w, key, *traced: product.multiply(x, quantized, traced[0] if traced else static),
-    *(x, quantized, lax.stop_gradient(w), jax.random.key_data(key), *traced),
+    lambda x, w, u, codes, key, *traced: product.product.multiply(x, w),
+    *(x, w, lax.stop_gradient(u), codes, jax.random.key_data(key), *traced),
   )
 
 
-def choose_with(bits: BitWidths, kernels: Callable[..., Any], emulation: Callable[..., Any], *operands: Any) -> Any:
-  """`choose` of functions whose last argument is `bits`: as operands of a branch, static ones would become arrays."""
-  return choose(lambda *args: kernels(*args, bits), lambda *args: emulation(*args, bits), *operands)
+def multiply_codes(u: jax.Array, codes: Codes, bits: BitWidths, geometry: Geometry) -> jax.Array:
+  """A product of activations with codes of weights on the kernels of this machine; on CPU alone.
+
+  Args:
+    u: float32 [batch, *geometry.size, channels], quantized here.
+    codes: of the weights, and from u to activations.
+    bits: of the codes.
+    geometry: of the convolution.
+
+  Returns:
+    float32 [batch, *geometry.out_size, outputs].
+  """
+  weights, line = codes.weights, codes.line
+  around: dict[str, Any] = {
+    "strides": geometry.strides, "padding": geometry.padding, "dilation": geometry.dilation,
+  }  # fmt: skip
+  scale = weights.scale * line.span
+  if available().is_compiled:
+    packed = pack_weights(
+      weights.codes, scale, bits=bits.weights, activation_bits=bits.activations, groups=geometry.groups,
+      rows=u.shape[0] * math.prod(geometry.out_size), out_width=geometry.out_size[1], zero=weights.zero,
+    )  # fmt: skip
+    y = kernel_conv(u, packed, activation_bits=bits.activations, **around)
+  else:
+    y = xla.conv(
+      u, weights.codes, scale, weight_bits=int(bits.weights), activation_bits=int(bits.activations),
+      groups=geometry.groups, zero=weights.zero, **around,
+    )  # fmt: skip
+  if line.low is not None:
+    y = y + line.low * ones_product(weights, bits, geometry)
+  if weights.rest is not None:
+    quantized = quantize_k(bound(u), bits.activations)
+    y = y + line.span * weights.rest.reshape(1, 1, 1, -1) * window_sums(quantized, geometry)
+  return y
 
 
-def refuse_second_derivative(*_: Any) -> Any:
-  """Raises ValueError, as the derivative of a gradient that has none."""
-  raise ValueError("products on integer kernels are differentiated once; for second derivatives use backend='emulated'")
+def ones_product(weights: WeightCodes, bits: BitWidths, geometry: Geometry) -> jax.Array:
+  """The product of an image of ones: sums of weights over the taps that lie on the image.
+
+  Args:
+    weights: their codes.
+    bits: of the codes.
+    geometry: of the convolution.
+
+  Returns:
+    float32 [1, *geometry.out_size, outputs].
+  """
+  length = geometry.shape[2]
+  sums = 2 * weights.codes.astype(jnp.int32).sum(2, keepdims=True) - length * weights.zero
+  values = sums.astype(jnp.float32) * (along_outputs(weights.scale) / levels(bits.weights))
+  if weights.rest is not None:
+    values = values + length * along_outputs(weights.rest)
+  return _convolve(jnp.ones((1, *geometry.size, 1), jnp.float32), values, geometry)
+
+
+def window_sums(u: jax.Array, geometry: Geometry) -> jax.Array:
+  """The sums of activations under the window of each output.
+
+  Args:
+    u: float32 [batch, *geometry.size, channels].
+    geometry: of the convolution.
+
+  Returns:
+    float32 [batch, *geometry.out_size, outputs].
+  """
+  sums = u.reshape(*u.shape[:3], geometry.groups, -1).sum(4)
+  ones = jnp.ones((*geometry.shape[:2], 1, geometry.groups), jnp.float32)
+  return jnp.repeat(_convolve(sums, ones, geometry, geometry.groups), geometry.shape[3] // geometry.groups, 3)
+
+
+def gradients_of_codes(
+  planes: jax.Array, gradients: jax.Array, scales: jax.Array, codes: Codes, bits: BitWidths, geometry: Geometry
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients of activations and weights, of a result's quantized gradient; on CPU alone.
+
+  Args:
+    planes: of the activations: A of codes, and one that tells where gradients pass.
+    gradients: codes of the result's gradient, uint8 [batch, *geometry.out_size, outputs].
+    scales: of its examples, float32 [batch].
+    codes: of the weights, with one scale for all, and from planes to activations.
+    bits: of the codes, and G.
+    geometry: of the convolution.
+
+  Returns:
+    float32 [batch, *geometry.size, channels] and `geometry.shape`.
+  """
+  weights, line = codes.weights, codes.line
+  dx = input_gradient(
+    gradients, scales, weights.codes, weights.scale, geometry, planes,
+    weight_bits=bits.weights, gradient_bits=bits.gradients, weight_zero=weights.zero,
+  )  # fmt: skip
+  n = levels(bits.gradients)
+  rounded = scales[:, None, None, None] * ((2 * gradients.astype(jnp.float32) - n) / n)
+  if math.prod(geometry.out_size) >= MIN_POSITIONS:
+    dw = weight_gradient(
+      planes, gradients, scales, geometry, activation_bits=bits.activations, gradient_bits=bits.gradients
+    )
+  else:
+    count = bits.activations if isinstance(bits.activations, int) else MAX_BITS
+    batch, channels = planes.shape[0] // math.prod(geometry.size), geometry.shape[2] * geometry.groups
+    quantized = unpack_codes(planes[:, :count], channels).reshape(batch, *geometry.size, channels)
+    dw = float_weight_gradient(quantized.astype(jnp.float32) / levels(bits.activations), rounded, geometry)
+  dw = dw * line.span
+  if line.low is not None:
+    ones = jnp.ones((1, *geometry.size, 1), jnp.float32)
+    taps = dataclasses.replace(geometry, shape=(*geometry.shape[:2], 1, geometry.shape[3]), groups=1)
+    dw = dw + line.low * float_weight_gradient(ones, rounded.sum(0, keepdims=True), taps)
+  if weights.rest is not None:
+    lines = rounded * along_outputs(weights.rest)
+    _, is_inside = unpack_activations(planes, dx.shape[3])
+    _, vjp = jax.vjp(lambda u: window_sums(u, geometry), jnp.zeros_like(dx))
+    dx = dx + jnp.where(is_inside.reshape(dx.shape), vjp(lines)[0], 0)
+  return dx, dw
 
 
 def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
@@ -280,19 +323,12 @@ def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax
   """
   if geometry.is_one_window:
     return (x.reshape(x.shape[0], -1).T @ g.reshape(g.shape[0], -1)).reshape(geometry.shape)
-
-  def convolve(w: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
-      x, w, geometry.strides, geometry.padding, rhs_dilation=geometry.dilation, feature_group_count=geometry.groups,
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
-
-  return jax.vjp(convolve, jnp.zeros(geometry.shape, jnp.float32))[1](g)[0]
+  zeros = jnp.zeros(geometry.shape, jnp.float32)
+  return jax.vjp(lambda w: _convolve(x, w, geometry, geometry.groups), zeros)[1](g)[0]
 
 
-def _is_threefry(key: jax.Array) -> bool:
-  if not getattr(jax.config, "jax_threefry_partitionable", True):
-    return False  # another order of the same numbers
-  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-    return key.shape == () and str(jax.random.key_impl(key)) == KEY_KIND
-  return key.shape == (2,) and key.dtype == jnp.uint32 and jax.config.values["jax_default_prng_impl"] == KEY_KIND
+def _convolve(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, w, geometry.strides, geometry.padding, rhs_dilation=geometry.dilation, feature_group_count=groups,
+    dimension_numbers=NUMBERS,
+  )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Quantized products on integer kernels: what can run there, and the way there and back."""
+"""From the arguments of `lax` to the layout of the kernels, NHWC times HWIO, and back."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dorefa_jax.bits import Bits, BitWidths
-from dorefa_jax.kernels import conv as kernel_conv
-from dorefa_jax.kernels import pack_weights, xla
-from dorefa_jax.kernels.availability import available
-from dorefa_jax.methods.dorefa import quantize_weights, weight_codes
-from dorefa_jax.not_finite import nan_where
-
-Codes: TypeAlias = Callable[[jax.Array, Bits], tuple[jax.Array, jax.Array]]
+from dorefa_jax.kernels.geometry import Geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,41 +38,16 @@ class Convolution:
   padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
   groups: int = 1
 
-  def out_width(self, width: int) -> int:
-    """Pixels in a row of the result, of an input's row."""
-    reach = (self.shape[1] - 1) * self.dilation[1] + 1
-    return (width + sum(self.padding[1]) - reach) // self.strides[1] + 1
+  def geometry(self, shape: tuple[int, ...]) -> Geometry:
+    """The convolution of images of a shape, [batch, height, width, channels]."""
+    height, width, channels, outputs = self.shape
+    return Geometry(
+      (shape[1], shape[2]), (height, width, channels, outputs), self.strides, self.dilation, self.padding, self.groups
+    )
 
 
 class NotInteger(ValueError):
   """A product that the integer kernels do not compute; the message says why."""
-
-
-def codes_of(weight_quantizer: Any) -> Codes:
-  """The function that gives a weight quantizer's codes and scale.
-
-  Args:
-    weight_quantizer: `quantize_weights`, or a callable with a method `codes(w, bits)` that returns
-      uint8 codes and a scale (a scalar, or one for each output channel), such that the quantized
-      weights are `scale (2 codes - n) / n`.
-
-  Returns:
-    The function.
-
-  Raises:
-    NotInteger: the quantizer has no codes.
-
-  Example:
-    >>> codes_of(quantize_weights) is weight_codes
-    True
-  """
-  if weight_quantizer is quantize_weights:
-    return weight_codes
-  codes = getattr(weight_quantizer, "codes", None)
-  if codes is None:
-    name = getattr(weight_quantizer, "__name__", type(weight_quantizer).__name__)
-    raise NotInteger(f"weight_quantizer {name} has no method 'codes'")
-  return codes
 
 
 def has_sizes(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
@@ -173,72 +141,6 @@ def as_dot(x: jax.Array, w: jax.Array, dimension_numbers: Any, options: dict[str
     lambda y: y.reshape(-1, 1, 1, outputs),
     shape=(1, 1, length, outputs),
   )
-
-
-def product(x: jax.Array, w: jax.Array, bits: BitWidths, convolution: Convolution, codes: Codes) -> jax.Array:
-  """A quantized product on the kernels of this machine; on CPU alone.
-
-  Args:
-    x: activations, clipped to [0, 1].
-    w: weights, quantized here.
-    bits: W and A, 1 to 8.
-    convolution: how the kernels take the operands.
-    codes: gives the weights' codes and scale.
-
-  Returns:
-    The product, as lax would return it, in float32.
-  """
-  panels, scale = kernel_weights(w, bits.weights, convolution, codes)
-  images = convolution.to_input(x).astype(jnp.float32)
-  if available().is_compiled:
-    packed = pack_weights(
-      panels,
-      scale,
-      bits=bits.weights,
-      activation_bits=bits.activations,
-      groups=convolution.groups,
-      rows=math.prod(images.shape[:3]),
-      out_width=convolution.out_width(images.shape[2]),
-    )
-    y = kernel_conv(
-      images,
-      packed,
-      activation_bits=bits.activations,
-      strides=convolution.strides,
-      padding=convolution.padding,
-      dilation=convolution.dilation,
-    )
-  else:
-    y = xla.conv(
-      images,
-      panels,
-      scale,
-      weight_bits=int(bits.weights),
-      activation_bits=int(bits.activations),
-      strides=convolution.strides,
-      padding=convolution.padding,
-      dilation=convolution.dilation,
-      groups=convolution.groups,
-    )
-  return convolution.from_output(y)
-
-
-def kernel_weights(w: jax.Array, bits: Bits, convolution: Convolution, codes: Codes) -> tuple[jax.Array, jax.Array]:
-  """The codes of weights as the kernels take them, and their scale.
-
-  Args:
-    w: weights.
-    bits: W, 1 to 8.
-    convolution: how the kernels take the operands.
-    codes: gives the weights' codes and scale.
-
-  Returns:
-    uint8 codes of `convolution.shape`, and a float32 scale, a scalar or one for each output: NaN where a weight of
-    its is, whatever `codes` made of it.
-  """
-  weights, scale = codes(w, bits)
-  is_nan = jnp.any(jnp.isnan(convolution.to_weights(w)), (0, 1, 2) if scale.ndim else None)
-  return convolution.to_weights(weights), nan_where(is_nan, scale.astype(jnp.float32))
 
 
 Layout: TypeAlias = Callable[[jax.Array], jax.Array]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,3 +76,54 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     lambda x: nn.max_pool(x, (2, 2), (2, 2), "SAME"),
     x,
   )
+
+
+def max_pool(x: jax.Array, pool: int | tuple[int, int] | None) -> jax.Array:
+  """Max pooling, borders padded as "SAME"; equal maxima share the gradient, and NaN is larger than all.
+
+  Args:
+    x: [batch, height, width, channels].
+    pool: None for none; 2 for 2x2 windows side by side; (window, stride) for others.
+
+  Returns:
+    [batch, rows, columns, channels].
+
+  Raises:
+    ValueError: another `pool`.
+
+  Example:
+    >>> x = jnp.arange(25.0).reshape(1, 5, 5, 1)
+    >>> max_pool(x, (3, 2)).ravel().tolist()
+    [6.0, 8.0, 9.0, 16.0, 18.0, 19.0, 21.0, 23.0, 24.0]
+  """
+  if pool is None:
+    return x
+  window, stride = (pool, pool) if isinstance(pool, int) else pool
+  if not (isinstance(window, int) and isinstance(stride, int) and 1 <= stride <= window):
+    raise ValueError(f"pool must be None, a window size, or (window, stride) with stride up to window, got {pool!r}")
+  if window == stride == 2:
+    return max_pool_2x2(x)
+  return _largest(x, window, stride)
+
+
+def _pixels(x: jax.Array, window: int, stride: int, fill: float) -> list[jax.Array]:
+  """For each pixel of a window, those of all windows; `fill` beyond the borders."""
+  sizes = [-(-size // stride) for size in x.shape[1:3]]
+  pads = [max((count - 1) * stride + window - size, 0) for count, size in zip(sizes, x.shape[1:3])]
+  x = jnp.pad(x, ((0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)), constant_values=fill)
+  ends = [(count - 1) * stride + 1 for count in sizes]
+  return [x[:, v : v + ends[0] : stride, u : u + ends[1] : stride] for v in range(window) for u in range(window)]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _largest(x: jax.Array, window: int, stride: int) -> jax.Array:
+  return functools.reduce(jnp.maximum, _pixels(x, window, stride, -jnp.inf))
+
+
+@_largest.defjvp
+def _largest_jvp(window: int, stride: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> Any:
+  (x,), (dx,) = primals, tangents
+  y = _largest(x, window, stride)
+  is_largest = [(pixel == y).astype(dx.dtype) for pixel in _pixels(x, window, stride, -jnp.inf)]
+  given = [pixel * mask for pixel, mask in zip(_pixels(dx, window, stride, 0.0), is_largest)]
+  return y, sum(given[1:], given[0]) / sum(is_largest[1:], is_largest[0])

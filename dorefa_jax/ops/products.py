@@ -1,26 +1,26 @@
-"""Quantized convolution and dot product: the only place where a backend is chosen."""
+"""Quantized convolution and dot product, with the arguments of `lax`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from dorefa_jax.bits import FULL_PRECISION, Bits, BitWidths, is_full_precision
+from dorefa_jax.bits import BitWidths, apart_from_arrays
 from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.meshes import has_explicit_axes
-from dorefa_jax.methods.bounding import bound
-from dorefa_jax.methods.dorefa import quantize_activations, quantize_weights
-from dorefa_jax.methods.stochastic_rounding import quantize_gradients
-from dorefa_jax.ops import backends, image_conv, integer_product, layouts
-from dorefa_jax.ops.backends import Backend, check_backend, choose, on_mesh
-from dorefa_jax.ops.marks import mark_codes
-
-WeightQuantizer: TypeAlias = Callable[[jax.Array, Bits], jax.Array]
+from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
+from dorefa_jax.ops.backends import Backend, Way, choose, choose_way, on_mesh
+from dorefa_jax.ops.codes import activation_line, weight_codes
+from dorefa_jax.ops.emulated import FloatProduct, emulated_product
+from dorefa_jax.ops.image_conv import image_product
+from dorefa_jax.ops.integer_product import Codes, IntegerProduct, integer_product
+from dorefa_jax.ops.layouts import Convolution, as_convolution, as_dot
+from dorefa_jax.ops.quantization import LayerState, Quantization
 
 
 def conv_general_dilated(
@@ -32,18 +32,20 @@ def conv_general_dilated(
   bits: BitWidths,
   key: jax.Array | None = None,
   backend: Backend = "auto",
-  weight_quantizer: WeightQuantizer = quantize_weights,
+  quantizers: Quantizers = Quantizers(),
+  state: LayerState | None = None,
   dimension_numbers: Any = None,
   **options: Any,
 ) -> jax.Array:
   """`lax.conv_general_dilated` of quantized operands, its cotangent quantized.
 
-  `y = conv(quantize_activations(bound(x), A), quantize_weights(w, W))`; in the backward
-  pass the cotangent of y is quantized once, to G bits with a scale per example, and both
-  products of the backward pass take the result.
+  `y = conv(activations(x), weights(w))` with the quantizers of a method; in the backward pass the
+  cotangent of y is quantized once, to G bits with a scale per example, and both products of the
+  backward pass take the result. Where weights have a scale for each output, the cotangent is
+  multiplied with it before it is quantized.
 
   Args:
-    x: activations in [0, 1]; others are clipped, unless A is 32.
+    x: activations.
     w: weights.
     window_strides, padding, dimension_numbers: as in `lax.conv_general_dilated`.
     bits: W, A and G, static or traced.
@@ -51,7 +53,8 @@ def conv_general_dilated(
     backend: "emulated": floating-point products of quantized values; "integer": integer kernels
       on CPU, forward and backward, the emulation on other platforms; "auto": integer kernels
       where they win. Kernels compute static or traced bits up to 8, and are differentiated once.
-    weight_quantizer: a function of (weights, bits).
+    quantizers: the method, DoReFa-Net's by default, whose activations are clipped to [0, 1].
+    state: what its quantizers learned, {"weights": ..., "activations": ...}, where they learn.
     **options: the other keywords of `lax.conv_general_dilated`.
 
   Returns:
@@ -72,22 +75,20 @@ def conv_general_dilated(
     arXiv 1606.06160, algorithm 1.
   """
 
-  def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
+  def multiply(x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(x, w, window_strides, padding, dimension_numbers=dimension_numbers, **options)
 
-  batch_axis = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers).out_spec[0]
+  numbers = lax.conv_dimension_numbers(x.shape, w.shape, dimension_numbers)
+  axis = numbers.rhs_spec[0]
+  quantization = Quantization(
+    check_quantizers(quantizers), state or {}, bits,
+    outputs_last=lambda w: jnp.moveaxis(w, axis, -1), outputs_back=lambda w: jnp.moveaxis(w, -1, axis),
+  )  # fmt: skip
+  product = FloatProduct(multiply, numbers.out_spec[0], numbers.out_spec[1])
   return _product(
-    x,
-    w,
-    bits,
-    key,
-    check_backend(backend),
-    weight_quantizer,
-    emulated,
-    lambda: layouts.as_convolution(x, w, window_strides, padding, dimension_numbers, options),
-    options.get("preferred_element_type"),
-    batch_axis,
-  )
+    x, w, key, backend, quantization, product,
+    lambda: as_convolution(x, w, window_strides, padding, dimension_numbers, options),
+  )  # fmt: skip
 
 
 def dot_general(
@@ -98,7 +99,8 @@ def dot_general(
   bits: BitWidths,
   key: jax.Array | None = None,
   backend: Backend = "auto",
-  weight_quantizer: WeightQuantizer = quantize_weights,
+  quantizers: Quantizers = Quantizers(),
+  state: LayerState | None = None,
   **options: Any,
 ) -> jax.Array:
   """`lax.dot_general` of quantized operands, its cotangent quantized.
@@ -107,10 +109,10 @@ def dot_general(
   product of one vector, which has no such axis, is one example.
 
   Args:
-    x: activations in [0, 1]; others are clipped, unless A is 32.
+    x: activations.
     w: weights.
     dimension_numbers: as in `lax.dot_general`.
-    bits, key, backend, weight_quantizer: as in `conv_general_dilated`.
+    bits, key, backend, quantizers, state: as in `conv_general_dilated`.
     **options: the other keywords of `lax.dot_general`.
 
   Returns:
@@ -129,170 +131,97 @@ def dot_general(
     arXiv 1606.06160, algorithm 1.
   """
 
-  def emulated(x: jax.Array, w: jax.Array) -> jax.Array:
+  def multiply(x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.dot_general(x, w, dimension_numbers, **options)
 
-  is_one_example = x.ndim == len(dimension_numbers[0][0])
-  return _product(
-    x,
-    w,
-    bits,
-    key,
-    check_backend(backend),
-    weight_quantizer,
-    emulated,
-    lambda: layouts.as_dot(x, w, dimension_numbers, options),
-    options.get("preferred_element_type"),
-    None if is_one_example else 0,
-  )
-
-
-def mask_weights(weight_quantizer: WeightQuantizer, mask: jax.Array) -> WeightQuantizer:
-  """A weight quantizer that keeps masked weights at zero, which is on no grid of weights.
-
-  Args:
-    weight_quantizer: a function of (weights, bits).
-    mask: of the weights' shape; 0 where a weight is masked.
-
-  Returns:
-    A function of (weights, bits).
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> quantizer = mask_weights(quantize_weights, jnp.array([1, 0]))
-    >>> quantizer(jnp.array([3.0, 0.0]), 1).tolist()
-    [1.5, 0.0]
-  """
-  return _Masked(weight_quantizer, mask)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Masked:
-  weight_quantizer: WeightQuantizer
-  mask: jax.Array
-
-  def __call__(self, w: jax.Array, bits: Bits) -> jax.Array:
-    return self.weight_quantizer(w, bits) * jnp.asarray(self.mask, w.dtype)
+  (x_axes, w_axes), _ = dimension_numbers
+  free = [axis for axis in range(w.ndim) if axis not in w_axes]
+  quantization = Quantization(
+    check_quantizers(quantizers), state or {}, bits,
+    outputs_last=lambda w: jnp.transpose(w, (*w_axes, *free)),
+    outputs_back=lambda w: jnp.transpose(w, np.argsort((*w_axes, *free)).tolist()),
+  )  # fmt: skip
+  is_one_example = x.ndim == len(x_axes)
+  product = FloatProduct(multiply, None if is_one_example else 0, x.ndim - len(x_axes) + len(free) - 1)
+  return _product(x, w, key, backend, quantization, product, lambda: as_dot(x, w, dimension_numbers, options))
 
 
 def _product(
   x: jax.Array,
   w: jax.Array,
-  bits: BitWidths,
   key: jax.Array | None,
   backend: Backend,
-  weight_quantizer: WeightQuantizer,
-  product: Callable[[jax.Array, jax.Array], jax.Array],
-  as_convolution: Callable[[], layouts.Convolution],
-  dtype: Any,
-  batch_axis: int | None,
+  quantization: Quantization,
+  product: FloatProduct,
+  as_convolution: Callable[[], Convolution],
 ) -> jax.Array:
-  """A product of quantized operands on the backend that `backend` means here, its cotangent quantized."""
-
-  def multiply(x: jax.Array, quantized: jax.Array, bits: BitWidths) -> jax.Array:
-    x = mark_codes(x, bits.activations, "input")
-    x = mark_codes(_quantize_input(x, bits.activations), bits.activations, "activations")
-    return product(x, mark_codes(quantized, bits.weights, "weights"))
-
-  def emulated(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
-    return multiply(x, weight_quantizer(w, bits.weights), bits)
-
-  def with_quantized_cotangent(y: jax.Array) -> jax.Array:
-    if batch_axis is None:
-      return quantize_gradients(y[None], key, bits.gradients)[0]
-    return jnp.moveaxis(quantize_gradients(jnp.moveaxis(y, batch_axis, 0), key, bits.gradients), 0, batch_axis)
-
-  is_float = is_full_precision(bits.weights) and is_full_precision(bits.activations)
-  if not layouts.has_sizes(x) and backend == "integer":
-    raise ValueError(f"backend 'integer': sizes must be numbers, got shape {x.shape}; use 'auto' or 'emulated'")
-  if backend == "emulated" or not layouts.has_sizes(x) or 0 in x.shape or 0 in w.shape:
-    return with_quantized_cotangent(emulated(x, w, bits))
-  if is_float:
-    # "auto" leaves layers that quantize nothing to flax's own arithmetic, bit for bit.
-    y = _float_product(x, w, as_convolution, product) if backend == "integer" else product(x, w)
-    return with_quantized_cotangent(y)
-  try:
-    backends.check_bits(bits)
-    if isinstance(weight_quantizer, _Masked):
-      raise layouts.NotInteger("a mask keeps weights at zero, which is on no grid of codes")
-    codes = layouts.codes_of(weight_quantizer)
-    convolution = as_convolution()
-  except layouts.NotInteger as error:
-    if backend == "auto":
-      return with_quantized_cotangent(emulated(x, w, bits))
-    raise ValueError(f"backend 'integer': {error}; use 'auto' or 'emulated'") from error
-  is_float32 = x.dtype == w.dtype == jnp.float32
-  wins = is_float32 and backends.wins(convolution, bits) and not has_explicit_axes((x, w))
-  if backend == "auto" and not wins:
-    return with_quantized_cotangent(emulated(x, w, bits))
-  if isinstance(key, jax.Array):
-    quantized = weight_quantizer(w, bits.weights)
-    whole = integer_product.make_product(x, quantized, bits, convolution, codes, multiply, batch_axis)
-    if integer_product.can_differentiate(whole, bits, key):
-      return integer_product.integer_product(x, w, quantized, key, bits, whole)
-  dtype = jnp.result_type(x) if dtype is None else dtype
-
-  def on_integers(x: jax.Array, w: jax.Array, bits: BitWidths) -> jax.Array:
-    return choose(
-      lambda x, w: layouts.product(x, w, bits, convolution, codes).astype(dtype),
-      lambda x, w: emulated(x, w, bits),
-      x,
-      w,
-    )
-
-  y = _with_emulated_gradient(x, w, bits, on_integers, emulated, is_forward_integer=backend == "integer")
-  return with_quantized_cotangent(y)
-
-
-def _float_product(
-  x: jax.Array,
-  w: jax.Array,
-  as_convolution: Callable[[], layouts.Convolution],
-  product: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
-  """A product that quantizes nothing, on the kernels where it is one of images."""
-  try:
-    convolution = as_convolution()
-  except layouts.NotInteger:
-    return product(x, w)
-  if not image_conv.wins(x, w, convolution):
-    return product(x, w)
-  geometry = integer_product.geometry_of(jax.eval_shape(convolution.to_input, x).shape, convolution)
-  return image_conv.image_product(x, w, convolution, geometry, product)
+  """A product of quantized operands in the way that `backend` means here, its cotangent quantized."""
+  way, convolution = choose_way(x, w, key, backend, quantization, as_convolution)
+  bits, quantizer = quantization.bits, quantization.quantizers.gradients
+  if way is Way.EMULATED:
+    return emulated_product(x, w, key, quantization, product)
+  if convolution is None:
+    return product.quantize_cotangent(product.multiply(x, w), key, bits, quantizer)
+  if way is Way.IMAGES:
+    y = image_product(x, w, convolution, product.multiply)
+    return product.quantize_cotangent(y, key, bits, quantizer)
+  grid = quantization.activation_grid(x)
+  assert grid is not None
+  kernel_bits = quantization.kernel_bits
+  codes = Codes(weight_codes(w, quantization, convolution), activation_line(grid, kernel_bits.activations))
+  unit, differentiated = quantization.unit(x, grid)
+  weights = quantization.weights(w)
+  result = jax.eval_shape(product.multiply, differentiated, weights)
+  shape = jax.eval_shape(convolution.to_input, x).shape
+  made = IntegerProduct(convolution, product, shape, (x.dtype, w.dtype, result.dtype))
+  if way is Way.INTEGER:
+    assert key is not None
+    return integer_product(differentiated, weights, unit, codes, key, kernel_bits, made)
+  return _with_emulated_gradient(x, w, unit, codes, key, quantization, made, is_forward_integer=backend == "integer")
 
 
 def _with_emulated_gradient(
-  x: jax.Array, w: jax.Array, bits: BitWidths, on_integers: Any, emulated: Any, *, is_forward_integer: bool
+  x: jax.Array,
+  w: jax.Array,
+  unit: jax.Array,
+  codes: Codes,
+  key: jax.Array | None,
+  quantization: Quantization,
+  product: IntegerProduct,
+  *,
+  is_forward_integer: bool,
 ) -> jax.Array:
-  """`on_integers`, differentiated through `emulated`."""
-  traced = () if isinstance(bits.weights, int) and isinstance(bits.activations, int) else (bits,)
-  # What JAX keeps of the functions below must not hold traced bits, which are operands.
-  static = BitWidths() if traced else bits
+  """A product whose forward pass alone runs on the kernels; where it is differentiated, only if that is asked for."""
+  y = emulated_product(x, w, key, quantization, product.product)
+  # What JAX keeps of the functions below must hold no arrays, such as traced bits, which are operands.
+  restore, arrays = apart_from_arrays((quantization.quantizers, quantization.state, quantization.bits))
+  is_static = isinstance(quantization.bits.weights, int) and isinstance(quantization.bits.activations, int)
 
-  def given(traced: tuple[BitWidths, ...]) -> BitWidths:
-    return traced[0] if traced else static
+  def restored(arrays: Sequence[jax.Array]) -> Quantization:
+    quantizers, state, bits = restore(arrays)
+    return dataclasses.replace(quantization, quantizers=quantizers, state=state, bits=bits)
 
-  def forward_on_integers(x: jax.Array, w: jax.Array, *traced: BitWidths) -> jax.Array:
-    bits = given(traced)
-    if not traced:
-      return on_integers(x, w, bits)
-    fits = (bits.weights <= MAX_BITS) & (bits.activations <= MAX_BITS)
-    return lax.cond(fits, on_integers, emulated, x, w, bits)
+  def emulate(unit: jax.Array, codes: Codes, x: jax.Array, w: jax.Array, *arrays: jax.Array) -> jax.Array:
+    return emulated_product(x, w, None, restored(arrays), product.product)
+
+  def integers(unit: jax.Array, codes: Codes, x: jax.Array, w: jax.Array, *arrays: jax.Array) -> jax.Array:
+    bits = restored(arrays).kernel_bits
+
+    def compute(*operands: Any) -> jax.Array:
+      return choose(lambda unit, codes, x, w, *_: product.forward(unit, w, codes, bits)[0], emulate, *operands)
+
+    if is_static:
+      return compute(unit, codes, x, w, *arrays)
+    fits = (jnp.asarray(bits.weights) <= MAX_BITS) & (jnp.asarray(bits.activations) <= MAX_BITS)
+    return lax.cond(fits, compute, emulate, unit, codes, x, w, *arrays)
 
   @jax.custom_vjp
-  def product(x: jax.Array, w: jax.Array, *traced: BitWidths) -> jax.Array:
-    return forward_on_integers(x, w, *traced)
+  def run(y: jax.Array, *operands: Any) -> jax.Array:
+    return integers(*operands)
 
-  def forward(x: jax.Array, w: jax.Array, *traced: BitWidths) -> tuple[jax.Array, Any]:
-    y, vjp = jax.vjp(lambda x, w: emulated(x, w, given(traced)), x, w)
-    return forward_on_integers(x, w, *traced) if is_forward_integer else y, vjp
+  def forward(y: jax.Array, *operands: Any) -> tuple[jax.Array, int]:
+    return (integers(*operands) if is_forward_integer else y), len(operands)
 
-  product.defvjp(forward, lambda vjp, g: (*vjp(g), *(None for _ in traced)))
-  return on_mesh(product, lambda x, w, *traced: emulated(x, w, given(traced)), x, w, *traced)
-
-
-def _quantize_input(x: jax.Array, bits: Bits) -> jax.Array:
-  if is_full_precision(bits):
-    return x
-  quantized = quantize_activations(bound(x), bits)
-  return quantized if isinstance(bits, int) else jnp.where(bits == FULL_PRECISION, x, quantized)
+  run.defvjp(forward, lambda count, g: (g, *(None for _ in range(count))))
+  operands = lax.stop_gradient((unit, codes, x, w, *arrays))
+  return on_mesh(run, lambda y, *_: y, y, *operands)

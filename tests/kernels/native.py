@@ -108,7 +108,7 @@ def pack_activations(x, bits, path, planes=None, threads=1):
   return out
 
 
-def input_gradient(codes, scales, op, weights, params, tap_sums, path, threads=1):
+def input_gradient(codes, scales, op, weights, params, tap_sums, path, threads=1, kept=None):
   codes, y = np.ascontiguousarray(codes), np.full((len(codes), *op.out_shape), 7e7, np.float32)
   words, tap_sums = encode([op]), np.ascontiguousarray(tap_sums, np.int32)
   message = ctypes.create_string_buffer(400)
@@ -118,7 +118,10 @@ def input_gradient(codes, scales, op, weights, params, tap_sums, path, threads=1
     ctypes.c_int64(len(codes)),
     _pointer(words),
     *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
-    *map(_pointer, (tap_sums, y)),
+    _pointer(tap_sums),
+    _optional(kept),
+    ctypes.c_int64(0 if kept is None else kept.shape[1]),
+    _pointer(y),
     message,
     ctypes.c_int64(len(message)),
   )
@@ -194,6 +197,7 @@ def block(
   offsets, shortcut, gsum = (
     None if part is None else np.ascontiguousarray(part, np.float32) for part in (offsets, shortcut, gsum)
   )
+  epsilons = np.full(channels, epsilon, np.float32)
   sums, dshortcut = (np.full((images, height, width, channels), 7e7, np.float32) for _ in range(2))
   message = ctypes.create_string_buffer(400)
   failed = library().dorefa_block_arrays(
@@ -203,7 +207,7 @@ def block(
     _pointer(words),
     *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
     _pointer(norm),
-    ctypes.c_float(epsilon),
+    _pointer(epsilons),
     _pointer(spec),
     *map(_optional, (offsets, shortcut)),
     *map(_pointer, (kept, statistics, out, sums)),

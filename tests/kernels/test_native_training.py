@@ -80,10 +80,16 @@ def test_input_gradients_are_exact(path, data):
   groups = geometry.groups
   turned = weights[::-1, ::-1].reshape(height, width, channels, groups, outputs // groups)
   turned = np.ascontiguousarray(turned.transpose(0, 1, 4, 3, 2)).reshape(height * width, outputs // groups, -1)
-  sums = native.signed(turned, weight_bits).sum(1).reshape(-1, groups, channels).transpose(1, 0, 2)
+  zero = draw(st.integers(0, 2 * (2**weight_bits - 1)))
+  sums = native.signed(turned, weight_bits, zero).sum(1).reshape(-1, groups, channels).transpose(1, 0, 2)
   op = dataclasses.replace(
-    geometry.input_gradient_op(), format=format, weight_bits=weight_bits, activation_bits=gradient_bits
-  )
+    geometry.input_gradient_op(), format=format, weight_bits=weight_bits, activation_bits=gradient_bits,
+    weight_zero=zero,
+  )  # fmt: skip
+  pixels, inputs = len(codes) * geometry.size[0] * geometry.size[1], groups * channels
+  is_kept = rng.random((pixels, 2, 32 * -(-inputs // 32))) < draw(st.sampled_from([0.5, 1.0]))
+  is_kept[..., inputs:] = False
+  kept = np.packbits(is_kept, axis=-1, bitorder="little").view(np.uint32) if draw(st.booleans()) else None
   got = native.input_gradient(
     codes,
     np.full(len(codes), 2, np.float32),
@@ -93,8 +99,11 @@ def test_input_gradients_are_exact(path, data):
     np.pad(sums, ((0, 0), (0, 0), (0, -channels % 16))),
     path,
     threads=draw(st.integers(1, 3)),
+    kept=kept,
   )
-  want = scatter(geometry, native.signed(codes, gradient_bits), native.signed(weights, weight_bits))
+  want = scatter(geometry, native.signed(codes, gradient_bits), native.signed(weights, weight_bits, zero))
+  if kept is not None:
+    want = want * is_kept[:, 1, :inputs].reshape(want.shape)
   np.testing.assert_array_equal(got, want)
 
 

@@ -219,6 +219,21 @@ DOREFA_INLINE int32_t pixel_offset(const Step& step, int64_t i, int64_t y, int64
   return static_cast<int32_t>(i * step.image_words + y * step.row_words + x * step.pixel_words);
 }
 
+// Zeroes the channels of a pixel of the result that are not kept.
+DOREFA_INLINE void keep_channels(const Program& program, int64_t pixel, int64_t channels, float* y) {
+  const int64_t words = ceil_div(channels, 32);
+  const uint32_t* kept = program.kept + (pixel * program.kept_planes + program.kept_planes - 1) * words;
+  for (int64_t word = 0; word < words; ++word, y += 32) {
+    const int64_t count = std::min<int64_t>(32, channels - word * 32);
+    const uint32_t bits = kept[word];
+    if (bits == ~uint32_t{0} >> (32 - count)) continue;
+    uint32_t values[32];
+    std::memcpy(values, y, count * sizeof(float));
+    for (int64_t c = 0; c < count; ++c) values[c] &= -(bits >> c & 1);
+    std::memcpy(y, values, count * sizeof(float));
+  }
+}
+
 void run_block(const Program& program, const Buffers& buffers, const void* x, int64_t first_image, int64_t images,
                float* y) {
   const size_t count = program.steps.size();
@@ -287,6 +302,13 @@ void run_block(const Program& program, const Buffers& buffers, const void* x, in
       sink.float_stride = step.op.outputs;
     }
     convolve(step, pool, buffers, input, images, sink);
+  }
+  if (program.kept) {
+    const Step& last = program.steps.back();
+    const int64_t pixels = last.out_height * last.out_width;
+    for (int64_t p = first_image * pixels; p < (first_image + images) * pixels; ++p) {
+      keep_channels(program, p, last.op.outputs, y + p * last.op.outputs);
+    }
   }
   for (int64_t i = 0; i < images; ++i) {
     if (buffers.nan[i]) std::fill_n(y + (first_image + i) * program.out_size, program.out_size, std::numeric_limits<float>::quiet_NaN());

@@ -21,11 +21,10 @@ float* optional(ffi::ResultBuffer<ffi::F32>& array) {
   return array->element_count() ? array->typed_data() : nullptr;
 }
 
-// What both passes take: norm is {scale, bias} [2, channels], spec {window, bound, whether planes tell which activations
+// What both passes take: norm is {scale, bias, epsilon} [3, channels], spec {window, bound, whether planes tell which activations
 // lie inside}; offsets and shortcut may be missing. Returns an empty string, or what is wrong.
 std::string read_block(ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weights, Floats params, Floats norm,
-                       ffi::Buffer<ffi::S32> spec, Floats offsets, Floats shortcut, float epsilon,
-                       ffi::Span<const int64_t> planes, BlockPass* block) {
+                       ffi::Buffer<ffi::S32> spec, Floats offsets, Floats shortcut, ffi::Span<const int64_t> planes, BlockPass* block) {
   if (words.element_count() != kOpWords || spec.element_count() != 3) {
     return "a block has one op, and a spec of a window, a bound and a flag";
   }
@@ -40,16 +39,16 @@ std::string read_block(ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weight
   block->shortcut = optional(shortcut);
   block->window = spec.typed_data()[0];
   block->bound = static_cast<Bound>(bound);
-  block->epsilon = epsilon;
   block->scale = norm.typed_data();
-  block->bias = block->scale + norm.element_count() / 2;
+  block->bias = block->scale + norm.element_count() / 3;
+  block->epsilon = block->bias + norm.element_count() / 3;
   const Op& op = block->step().op;
   if (planes.size() != 3 || planes[2] != ceil_div(op.channels, 32)) {
     return "planes are [pixels, planes, words of 32 channels]";
   }
   error = build_block(planes[1], block);
-  if (error.empty() && static_cast<int64_t>(norm.element_count()) != 2 * op.outputs) {
-    error = "there must be a scale and a bias for each channel";
+  if (error.empty() && static_cast<int64_t>(norm.element_count()) != 3 * op.outputs) {
+    error = "there must be a scale, a bias and an epsilon for each channel";
   }
   if (error.empty() && block->offsets && static_cast<int64_t>(offsets.element_count()) != block->program.out_size) {
     error = "offsets are of one image of the convolution";
@@ -72,13 +71,12 @@ bool fits(const BlockPass& block, int64_t images, ffi::Span<const int64_t> plane
 ffi::Error block_checked(ffi::ThreadPool pool, Floats x, ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weights,
                          Floats params, Floats norm, ffi::Buffer<ffi::S32> spec, Floats offsets, Floats shortcut,
                          ffi::ResultBuffer<ffi::U32> planes, ffi::ResultBuffer<ffi::F32> statistics,
-                         ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::F32> sum, int64_t path,
-                         float epsilon) {
+                         ffi::ResultBuffer<ffi::F32> out, ffi::ResultBuffer<ffi::F32> sum, int64_t path) {
   if (!has_path(path)) return no_path(path);
   BlockPass block;
   block.gives_sum = sum->element_count();
   const std::string error =
-      read_block(words, weights, params, norm, spec, offsets, shortcut, epsilon, planes->dimensions(), &block);
+      read_block(words, weights, params, norm, spec, offsets, shortcut, planes->dimensions(), &block);
   if (!error.empty()) return invalid(error);
   const int64_t images = static_cast<int64_t>(x.element_count()) / block.program.in_size;
   if (static_cast<int64_t>(x.element_count()) != images * block.program.in_size ||
@@ -99,19 +97,19 @@ ffi::Error block_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> pl
                                   Floats g, Floats gsum, ffi::Buffer<ffi::U32> key, ffi::Buffer<ffi::S32> bits,
                                   ffi::ResultBuffer<ffi::U8> codes, ffi::ResultBuffer<ffi::F32> scales,
                                   ffi::ResultBuffer<ffi::F32> dnorm, ffi::ResultBuffer<ffi::F32> dshortcut,
-                                  int64_t path, float epsilon) {
+                                  int64_t path) {
   if (!has_path(path)) return no_path(path);
   BlockPass block;
   block.gives_sum = gsum.element_count();
   const std::string error =
-      read_block(words, weights, params, norm, spec, offsets, shortcut, epsilon, planes.dimensions(), &block);
+      read_block(words, weights, params, norm, spec, offsets, shortcut, planes.dimensions(), &block);
   if (!error.empty()) return invalid(error);
   if (key.element_count() != 2 || bits.element_count() != 1) return invalid("a key has 2 words, and bits are 1");
   const int64_t width = bits.typed_data()[0], images = static_cast<int64_t>(scales->element_count());
   if (width < 1 || width > kMaxBits) return invalid("bits of gradients must be 1 to 8, got " + std::to_string(width));
   if (!fits(block, images, planes.dimensions(), g.element_count(), statistics.element_count()) ||
       static_cast<int64_t>(codes->element_count()) != images * block.program.out_size ||
-      dnorm->element_count() != norm.element_count() || dshortcut->element_count() != shortcut.element_count() ||
+      3 * dnorm->element_count() != 2 * norm.element_count() || dshortcut->element_count() != shortcut.element_count() ||
       !is_missing_or_of(block, images, shortcut.element_count()) ||
       !is_missing_or_of(block, images, gsum.element_count())) {
     return invalid("planes, statistics and gradients of a block of " + std::to_string(images) + " examples do not fit");
@@ -224,8 +222,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlock, DOREFA_GUARDED(dorefa::block_checked)
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("path")
-                                  .Attr<float>("epsilon"));
+                                  .Attr<int64_t>("path"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlockGradient, DOREFA_GUARDED(dorefa::block_gradient_checked),
                               ffi::Ffi::Bind()
@@ -247,5 +244,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaBlockGradient, DOREFA_GUARDED(dorefa::block_
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
-                                  .Attr<int64_t>("path")
-                                  .Attr<float>("epsilon"));
+                                  .Attr<int64_t>("path"));

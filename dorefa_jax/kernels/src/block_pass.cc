@@ -37,7 +37,7 @@ class ImageSums {
 struct Line {
   Line(const BlockPass& block, const float* mean, const float* variance) {
     for (int64_t c = 0; c < block.channels(); ++c) {
-      inverse.push_back(1 / std::sqrt(variance[c] + block.epsilon));
+      inverse.push_back(1 / std::sqrt(variance[c] + block.epsilon[c]));
       factor.push_back(block.scale[c] * inverse[c]);
       offset.push_back(block.bias[c] - mean[c] * factor[c]);
     }

@@ -17,8 +17,7 @@ struct BlockPass {
   Program program;
   int64_t window;  // of the pooling, 1 or 2; divides the convolution's images
   Bound bound;
-  float epsilon;
-  const float *scale, *bias;  // of each channel
+  const float *epsilon, *scale, *bias;  // of each channel
   bool keeps_inside = false;       // a plane more tells which activations lie in [0, 1]
   const float* offsets = nullptr;  // [pixel][channel], added to each image's convolution
   const float* shortcut = nullptr;  // of the convolution's images, added to what is normalized

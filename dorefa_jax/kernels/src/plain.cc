@@ -98,11 +98,13 @@ void dorefa_pack_activation_arrays(int64_t path, int64_t threads, const float* x
 
 int dorefa_input_gradient_arrays(int64_t path, int64_t threads, const uint8_t* codes, const float* scales,
                                  int64_t examples, const int32_t* words, const uint32_t* weights, int64_t weights_size,
-                                 const float* params, int64_t params_size, const int32_t* tap_sums, float* y,
-                                 char* message, int64_t room) {
+                                 const float* params, int64_t params_size, const int32_t* tap_sums,
+                                 const uint32_t* kept, int64_t kept_planes, float* y, char* message, int64_t room) {
   Program program;
   program.input = Input::kCodes;
   program.scales = scales;
+  program.kept = kept;
+  program.kept_planes = kept_planes;
   const std::string error = build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
   if (error.empty()) {
     const Step& step = program.steps[0];
@@ -145,7 +147,7 @@ int dorefa_float_gradient_arrays(int64_t path, int64_t threads, const float* ima
 // gradients, may be null.
 int dorefa_block_arrays(int64_t path, int64_t threads, const float* x, int64_t images, const int32_t* words,
                         const uint32_t* weights, int64_t weights_size, const float* params, int64_t params_size,
-                        const float* norm, float epsilon, const int64_t* spec, const float* offsets,
+                        const float* norm, const float* epsilon, const int64_t* spec, const float* offsets,
                         const float* shortcut, uint32_t* planes, float* statistics, float* out, float* sum,
                         const float* g, const float* gsum, const uint32_t* key, int64_t bits, uint8_t* codes,
                         float* scales, float* dnorm, float* dshortcut, char* message, int64_t room) {

@@ -90,6 +90,9 @@ struct Program {
   // Where the result is gradients: a scale for each image, and offsets [group][pixel][padded outputs].
   const float* scales = nullptr;
   std::vector<int32_t> offsets;
+  // Bit planes of the result's images, [pixel][plane][word of 32 channels]; what the last plane has no bit for is zero.
+  const uint32_t* kept = nullptr;
+  int64_t kept_planes = 0;
 };
 
 // Checks one op, and derives what follows from it. Returns an empty string, or what is wrong.

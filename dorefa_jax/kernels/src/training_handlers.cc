@@ -59,11 +59,12 @@ ffi::Error pack_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buff
   return ffi::Error::Success();
 }
 
-// codes: [examples, ...]; tap_sums: [groups, taps, padded outputs].
+// codes: [examples, ...]; tap_sums: [groups, taps, padded outputs]; kept: bit planes of activations, of which the last
+// tells where the gradient passes.
 ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::F32> scales,
                                   ffi::Buffer<ffi::S32> words, ffi::Buffer<ffi::U32> weights,
                                   ffi::Buffer<ffi::F32> params, ffi::Buffer<ffi::S32> tap_sums,
-                                  ffi::ResultBuffer<ffi::F32> y, int64_t path) {
+                                  ffi::Buffer<ffi::U32> kept, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
   if (!has_path(path)) return no_path(path);
   static const float no_scale = 0;
   Program program;
@@ -82,6 +83,13 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
   if (static_cast<int64_t>(tap_sums.element_count()) != step.op.groups * step.taps() * step.padded_outputs()) {
     return invalid("there must be a sum of weights for each tap and output");
   }
+  const auto shape = kept.dimensions();
+  if (shape.size() != 3 || shape[0] != examples * step.out_height * step.out_width || shape[1] < 1 ||
+      shape[2] != ceil_div(step.op.outputs, 32)) {
+    return invalid("planes of what is kept are [pixels, planes, words of 32 channels]");
+  }
+  program.kept = kept.typed_data();
+  program.kept_planes = shape[1];
   const auto levels = static_cast<int32_t>(step.levels(step.op.activation_bits));
   program.offsets = pixel_offsets(step, tap_sums.typed_data(), levels);
   run(program, paths()[path], codes.typed_data(), examples, y->typed_data(), pool.num_threads(), schedule_on(pool));
@@ -177,6 +185,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaInputGradient, DOREFA_GUARDED(dorefa::input_
                                   .Arg<ffi::Buffer<ffi::U32>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()
                                   .Attr<int64_t>("path"));
 
