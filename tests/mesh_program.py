@@ -12,8 +12,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dorefa_jax as dorefa
-from dorefa_jax.ops.conv_block import conv_block
 from dorefa_jax.ops.image_block import image_block
+from tests.blocks import conv_block
 
 BITS = dorefa.BitWidths(1, 2, 4)
 KEY = jax.random.key(3)

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import dorefa_jax as dorefa
-from dorefa_jax.ops.conv_block import conv_block, fits
 from dorefa_jax.ops.image_block import image_block, image_block_fits
+from tests.blocks import conv_block, fits
 
 BITS = dorefa.BitWidths(1, 2, 4)
 BACKENDS = ["emulated", "auto", "integer"]

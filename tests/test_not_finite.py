@@ -13,10 +13,17 @@ import dorefa_jax as dorefa
 from dorefa_jax import kernels
 from dorefa_jax.methods.bounding import bound
 from dorefa_jax.methods.dorefa import quantize_weights, weight_codes
+from dorefa_jax.methods.method import NO_STATE, quantizer
 from dorefa_jax.methods.stochastic_rounding import quantize_gradients
-from dorefa_jax.ops.conv_block import _make, conv_block
+from dorefa_jax.ops import conv_block as blocks
+from dorefa_jax.ops.codes import activation_line
+from dorefa_jax.ops.codes import weight_codes as kernel_codes
 from dorefa_jax.ops.image_block import image_block
+from dorefa_jax.ops.integer_product import Codes
+from dorefa_jax.ops.layouts import as_convolution
 from dorefa_jax.ops.pooling import max_pool_2x2, max_pool_windows
+from dorefa_jax.ops.quantization import Quantization
+from tests.blocks import conv_block, shape_of
 from tests.kernels import native
 from tests.on_path import call_on_path
 
@@ -120,7 +127,16 @@ def block_functions(widths, kind):
   bits = dorefa.BitWidths(*widths)
   options = {"padding": "SAME", "window": 2, "kind": kind}
   w, x, _, _ = block_operands()
-  made = _make(x, w, bits, "SAME", 2, kind, 1e-5, 1.0)
+  shape = shape_of(padding="SAME", window=2, kind=kind)
+  made = blocks._Block(shape, shape.geometry(x, w))
+  quantization = Quantization(dorefa.Quantizers(), {}, bits)
+  convolution = as_convolution(x, w, (1, 1), "SAME", blocks.NUMBERS, {})
+
+  def codes(w):
+    return Codes(
+      kernel_codes(w, quantization, convolution), activation_line(quantization.activation_grid(x), bits.activations)
+    )
+
   key = jax.random.key_data(KEY)
 
   def on_kernels(w, x, g, norm):
@@ -132,15 +148,19 @@ def block_functions(widths, kind):
     return statistics, z, *vjp((g, jnp.zeros_like(statistics)))
 
   def emulated(w, x, g, norm):
-    (statistics, z), vjp = jax.vjp(
-      lambda x, w, norm: made.emulated(x, quantize_weights(w, bits.weights), norm, key, bits), x, w, norm
-    )
-    return statistics, z, *vjp((jnp.zeros_like(statistics), g))
+    (statistics, (z, _)), vjp = jax.vjp(
+      lambda x, w, norm: made.emulated(
+        quantization.activations(x), quantize_weights(w, bits.weights), codes(w), norm, None, key, bits
+      ), x, w, norm,
+    )  # fmt: skip
+    return statistics, z, *vjp((jnp.zeros_like(statistics), (g, None)))
 
   def elsewhere(w, x, g, norm):
     quantized, weights_vjp = jax.vjp(lambda w: quantize_weights(w, bits.weights), w)
-    planes, statistics, z = made.emulated_forward(x, w, quantized, norm, bits)
-    dx, dquantized, dnorm = made.emulated_backward(planes, statistics, g, w, quantized, norm, key, bits)
+    planes, statistics, (z, _) = made.emulated_forward(x, quantized, codes(w), norm, None, bits)
+    dx, dquantized, dnorm, _ = made.emulated_backward(
+      planes, statistics, (g, None), quantized, codes(w), norm, None, key, bits
+    )
     return statistics, z, dx, *weights_vjp(dquantized), dnorm
 
   return jax.jit(on_kernels), jax.jit(emulated), jax.jit(elsewhere)
@@ -241,19 +261,24 @@ def test_an_example_whose_cotangent_is_not_finite_keeps_no_finite_value(value):
 
 @needs_library
 def test_codes_of_a_quantizer_of_ones_own_show_a_nan():
-  class ByChannel:
-    def __call__(self, w, bits):
+  @quantizer
+  class ByChannel(dorefa.Quantizer):
+    def __call__(self, w, bits, state=NO_STATE):
       return jnp.where(w >= 0, 1.0, -1.0) * jnp.where(jnp.isnan(w), jnp.nan, jnp.ones_like(w))
 
-    def codes(self, w, bits):
-      return (w >= 0).astype(jnp.uint8), jnp.ones(w.shape[-1], w.dtype)
+    def codes(self, w, bits, state=NO_STATE):
+      return dorefa.Affine.around((w >= 0).astype(jnp.uint8), 2 * jnp.ones(w.shape[-1], w.dtype), 0.5)
 
   w, x = uniform((20, 18), 0), uniform((BATCH, 20), 1)
   w[3, 5] = np.nan
   results = {}
   for backend in ("emulated", "auto", "integer"):
     layer = dorefa.linen.Dense(
-      18, use_bias=False, bits=dorefa.BitWidths(1, 2, 32), backend=backend, weight_quantizer=ByChannel()
+      18,
+      use_bias=False,
+      bits=dorefa.BitWidths(1, 2, 32),
+      backend=backend,
+      quantizers=dorefa.Quantizers(weights=ByChannel()),
     )
     results[backend] = masks([jax.jit(layer.apply)({"params": {"kernel": w}}, x)])[0]
   assert results["emulated"][:, 5].all()

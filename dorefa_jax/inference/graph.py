@@ -10,7 +10,7 @@ import numpy as np
 from dorefa_jax.kernels import winograd
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import MAX_BITS, Format
-from dorefa_jax.kernels.program import Kind, Op, Output
+from dorefa_jax.kernels.program import MIDDLE, Kind, Op, Output
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class Conv:
     output: FLOATS and AFFINE have factors and offsets, THRESHOLDS and VALLEY thresholds.
     parameters: float32 [2, outputs], or thresholds of the sums' dtype: [levels, outputs], of VALLEY
       [2 levels, outputs]; a single column where all outputs have the same.
+    weight_zero: the weight of code c is `2 c - weight_zero`; None for the middle of the codes' range, 2^W - 1.
   """
 
   name: str
@@ -38,19 +39,27 @@ class Conv:
   groups: int
   output: Output
   parameters: np.ndarray
+  weight_zero: int | None = None
+
+  @property
+  def zero(self) -> int:
+    """z: the weight of code c is `2 c - z`."""
+    return 2 ** (self.weight_bits or 1) - 1 if self.weight_zero is None else self.weight_zero
 
   @property
   def max_sum(self) -> int:
-    """The largest magnitude of a sum of codes times `2 c - n`."""
+    """The largest magnitude of a sum of codes times `2 c - z`."""
     if self.weight_bits is None or self.activation_bits is None:
       raise ValueError("float sums have no bound")
     length = int(np.prod(self.weights.shape[:3]))
-    return length * (2**self.weight_bits - 1) * (2**self.activation_bits - 1)
+    largest = max(self.zero, 2 * (2**self.weight_bits - 1) - self.zero)
+    return length * largest * (2**self.activation_bits - 1)
 
   @property
   def fits_32_bits(self) -> bool:
     """Whether the kernels can add the sums up: they leave room for one more code of 1."""
-    return self.max_sum + 2 ** (self.weight_bits or 1) - 1 <= 2**31
+    largest = max(self.zero, 2 * (2 ** (self.weight_bits or 1) - 1) - self.zero)
+    return self.max_sum + largest <= 2**31
 
   def plain_op(self, shape: tuple[int, int, int]) -> Op:
     """The kernels' op for an input [height, width, channels], but for its format."""
@@ -58,7 +67,7 @@ class Conv:
     return Op(
       Kind.CONV, Format.FLOATS, *bits, *shape, kernel=self.weights.shape[:2], strides=self.strides,
       dilation=self.dilation, padding=self.padding, groups=self.groups, outputs=self.weights.shape[3],
-      output=self.output,
+      output=self.output, weight_zero=MIDDLE if self.weight_zero is None else self.weight_zero,
     )  # fmt: skip
 
   def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:

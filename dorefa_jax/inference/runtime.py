@@ -173,7 +173,7 @@ def _sums(layer: Conv, x: jax.Array) -> jax.Array:
   dtype = jnp.float32
   w = layer.weights.astype(np.float32)
   if layer.weight_bits is not None:
-    w = 2 * w - np.float32(2**layer.weight_bits - 1)
+    w = 2 * w - np.float32(layer.zero)
     dtype = jnp.float32 if layer.max_sum < EXACT_FLOAT else jnp.int32
   return lax.conv_general_dilated(
     x.astype(dtype), jnp.asarray(w).astype(dtype), layer.strides, layer.padding, rhs_dilation=layer.dilation,

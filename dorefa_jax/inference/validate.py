@@ -117,9 +117,13 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
       raise ValueError(f"{place} has bit widths {layer.weight_bits} and {layer.activation_bits}, not 1 to {MAX_BITS}")
     if layer.weights.dtype != np.uint8 or int(layer.weights.max()) >> layer.weight_bits:
       raise ValueError(f"{place} has codes beyond {layer.weight_bits} bits")
+    if not 0 <= layer.zero <= 2 * (2**layer.weight_bits - 1):
+      raise ValueError(f"{place} has a zero of weights, {layer.zero}, that is none of its half steps")
     if not layer.fits_32_bits:
       raise ValueError(f"{place} has sums beyond 32 bits")
     sum_dtype = np.dtype(np.int32)
+  elif layer.weight_zero is not None:
+    raise ValueError(f"{place} has float weights, and a zero of codes")
   elif layer.weights.dtype != np.float32:
     raise ValueError(f"{place} has float weights of dtype {layer.weights.dtype}")
   elif not (layer.weights.max() <= MAX_WEIGHT and layer.weights.min() >= -MAX_WEIGHT):

@@ -122,7 +122,8 @@ class ConvBlock(nn.Module):
       x, gain = jnp.where(kept, x, jnp.zeros((), x.dtype)), 1.0 / keep
     if train and self._is_image_block(x, shortcut, bits, kind):
       kernel, bias, *_ = ConvVariables(self._kernel_shape(x), self.kernel_init, True, name=self.conv_name)(x)
-      assert bias is not None and kind is not None
+      assert bias is not None
+      assert kind is not None
       return image_block(x, kernel, bias, kind=kind)
     if train and self.norm and self.dtype is None:
       results = self._fused(x, shortcut, bits, quantizers, kind, gain)

@@ -74,6 +74,15 @@ def check_floating(x: jax.Array, name: str) -> jax.Array:
 
 
 @jax.custom_vjp
+def round_straight_through(x: jax.Array) -> jax.Array:
+  """`round(x)`, halves to even; the gradient passes straight through."""
+  return jnp.round(x)
+
+
+round_straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+
+@jax.custom_vjp
 def round_to_grid(x: jax.Array, n: jax.Array) -> jax.Array:
   """`round(n x) / n`; the gradient passes straight through."""
   return divide_exactly(jnp.round(x.astype(n.dtype) * n), n).astype(x.dtype)

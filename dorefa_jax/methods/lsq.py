@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, Bits
+from dorefa_jax.methods.grids import round_straight_through
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 
@@ -52,8 +53,7 @@ class UnsignedStep(Quantizer):
     """Multiples of the step."""
     low, high = self.limits(int(bits))
     step = _scale_gradient(jnp.maximum(state["step"], SMALLEST), 1 / math.sqrt(x.size * high)).astype(x.dtype)
-    inside = jnp.clip(x / step, low, high)
-    return step * (inside + jax.lax.stop_gradient(jnp.round(inside) - inside))
+    return step * round_straight_through(jnp.clip(x / step, low, high))
 
   def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine | None:
     """`s (c + lowest level)`."""

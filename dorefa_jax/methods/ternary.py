@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
 from dorefa_jax.methods.bounding import BoundKind
+from dorefa_jax.methods.grids import round_straight_through
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.not_finite import nan_unless_finite
@@ -61,7 +62,7 @@ class HalfSteps(Quantizer):
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """0, 1/2 or 1."""
     inside = jnp.where(x > 1, jnp.ones((), x.dtype), jnp.where(x < 0, jnp.zeros((), x.dtype), x))
-    return inside + jax.lax.stop_gradient(jnp.round(2 * inside) / 2 - inside)
+    return round_straight_through(2 * inside) / 2
 
   def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine | None:
     """c / 2, c = 0, 1 or 2."""

@@ -43,7 +43,9 @@ def reference(segment, x):
       codes = codes if layer.on_sums else _pool(codes, layer, 0)
       continue
     w = (
-      layer.weights.astype(np.float64) if layer.weight_bits is None else native.signed(layer.weights, layer.weight_bits)
+      layer.weights.astype(np.float64)
+      if layer.weight_bits is None
+      else native.signed(layer.weights, layer.weight_bits, layer.zero)
     )
     geometry = layer.strides, layer.dilation, layer.padding, layer.groups
     sums = native.convolve(codes, w, *geometry)

@@ -11,6 +11,10 @@ from dorefa_jax.inference.compiler.thresholds import find_thresholds, find_valle
 from dorefa_jax.inference.lines import fit_affine, line_thresholds
 
 
+def rounded(levels):
+  return lambda x: jnp.round(x * levels)
+
+
 def identity(x):
   return x
 
@@ -30,7 +34,7 @@ def test_thresholds_and_lines_give_the_codes_of_any_batch_norm(seed, bits, high)
     value = x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
     return jnp.round(jnp.clip(value, 0, 1) * levels) / levels
 
-  thresholds, falls = find_thresholds(codes, identity, float_keys, high, channels, levels)
+  thresholds, falls = find_thresholds(codes, identity, float_keys, high, channels, levels, rounded(levels))
   sums = np.arange(-high, high + 1)
   expected = np.asarray(jnp.round(codes(jnp.asarray(np.repeat(sums[:, None], channels, 1), jnp.float32)) * levels))
   signed = np.where(falls, -1, 1) * sums[:, None]
@@ -55,7 +59,7 @@ def test_valleys_give_the_codes_of_any_absolute_value(seed, bits, high):
   def codes(x):
     return jnp.round(jnp.clip(jnp.abs(x), 0, 1) * levels) / levels
 
-  up, down, falls = find_valleys(operand, codes, identity, float_keys, high, channels, levels)
+  up, down, falls = find_valleys(operand, codes, identity, float_keys, high, channels, levels, rounded(levels))
   sums = np.arange(-high, high + 1)
   values = jnp.asarray(np.repeat(sums[:, None], channels, 1), jnp.float32)
   expected = np.asarray(jnp.round(codes(operand(values)) * levels))
@@ -67,9 +71,9 @@ def test_valleys_give_the_codes_of_any_absolute_value(seed, bits, high):
 def test_a_valley_that_is_none_is_refused():
   for second in (lambda x: x, lambda x: -jnp.abs(x)):
     with pytest.raises(NoChain, match="do not fall and rise"):
-      find_valleys(identity, second, identity, float_keys, 10, 2, 3)
+      find_valleys(identity, second, identity, float_keys, 10, 2, 3, rounded(3))
   with pytest.raises(NoChain, match=r"before \|x\|"):
-    find_valleys(jnp.square, jnp.abs, identity, float_keys, 10, 2, 3)
+    find_valleys(jnp.square, jnp.abs, identity, float_keys, 10, 2, 3, rounded(3))
 
 
 def test_lines_fit_nearly_always():
@@ -80,7 +84,7 @@ def test_lines_fit_nearly_always():
   def codes(x):
     return jnp.round(jnp.clip(x * jnp.broadcast_to(factor, x.shape) + 0.3, 0, 1) * levels) / levels
 
-  thresholds, _ = find_thresholds(codes, identity, float_keys, high, channels, levels)
+  thresholds, _ = find_thresholds(codes, identity, float_keys, high, channels, levels, rounded(levels))
   assert fit_affine(thresholds, levels, -high, high)[2].mean() > 0.99
 
 
@@ -95,7 +99,7 @@ def test_lines_fit_nearly_always():
 )
 def test_functions_that_are_no_thresholds_are_refused(inner, outer, message):
   with pytest.raises(NoChain, match=message):
-    find_thresholds(inner, outer, float_keys, 10, 2, 3)
+    find_thresholds(inner, outer, float_keys, 10, 2, 3, rounded(3))
 
 
 def test_keys_are_in_the_order_of_floats():

@@ -12,6 +12,7 @@ import pytest
 from dorefa_jax import kernels
 from dorefa_jax.kernels import xla
 from dorefa_jax.kernels.availability import PATH_VARIABLE
+from dorefa_jax.kernels.program import MIDDLE
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import Format, pack_weights
 from tests.kernels import native
@@ -90,8 +91,8 @@ def test_formats_are_chosen_by_the_product_of_widths(monkeypatch):
   assert {format(1, 1), format(1, 5), format(2, 2)} == {Format.BITS}
   assert {format(2, 3), format(1, 8), format(8, 8)} == {Format.BYTES}
   traced = jax.jit(lambda w, a: kernels.pack_weights(codes, bits=w, activation_bits=a).spec)
-  assert traced(jnp.int32(1), jnp.int32(2)).tolist() == [Format.BITS, 1]
-  assert traced(jnp.int32(3), jnp.int32(2)).tolist() == [Format.BYTES, 3]
+  assert traced(jnp.int32(1), jnp.int32(2)).tolist() == [Format.BITS, 1, MIDDLE]
+  assert traced(jnp.int32(3), jnp.int32(2)).tolist() == [Format.BYTES, 3, MIDDLE]
 
 
 @needs_library

@@ -204,7 +204,9 @@ def test_an_injected_product_is_refused(key):
 
 def test_custom_weight_quantizer(key):
   x = images((4,))
-  layer = dorefa.linen.Dense(3, use_bias=False, weight_quantizer=lambda w, bits: jnp.zeros_like(w), bits=BITS)
+  layer = dorefa.linen.Dense(
+    3, use_bias=False, quantizers=dorefa.Quantizers(weights=lambda w, bits: jnp.zeros_like(w)), bits=BITS
+  )
   assert not np.any(layer.apply(layer.init(key, x), x))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import dorefa_jax as dorefa
-from dorefa_jax.linen.parameters import BatchNormParameters
+from dorefa_jax.linen.parameters import BatchNormVariables
 from tests.kernels import native
 
 
@@ -24,7 +24,7 @@ def normalize(x, epsilon):
 def test_they_are_flaxs_batch_norms():
   x = jax.random.normal(jax.random.key(0), (5, 4, 3, 7)) * 3 + 1
   flax = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-4)
-  held = BatchNormParameters(7, momentum=0.9)
+  held = BatchNormVariables(7, momentum=0.9)
   variables = flax.init(jax.random.key(0), x)
   held_variables = held.init(jax.random.key(0), normalize(x, 1e-4))
   jax.tree.map(np.testing.assert_array_equal, held_variables, variables)

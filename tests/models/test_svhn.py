@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import dorefa_jax as dorefa
+from dorefa_jax.methods.dorefa import DorefaActivations
+from dorefa_jax.methods.method import NO_STATE, quantizer
 from dorefa_jax.models.svhn import MODEL_WIDTHS, scaled_features
 from dorefa_jax.ops.pooling import max_pool_2x2
 
@@ -98,17 +100,20 @@ def test_one_program_for_all_bits(trained):
   assert forward._cache_size() == 1
 
 
-def test_dropout_keeps_the_last_convolutions_input_on_the_grid(monkeypatch, trained):
+def test_dropout_keeps_the_last_convolutions_input_on_the_grid(trained):
   """The factor 1 / (1 - rate) follows the product: the input has k-bit values, dropped ones are zero."""
-  from dorefa_jax.ops import products as ops
-
   seen = []
-  quantize_input = ops._quantize_input
-  monkeypatch.setattr(ops, "_quantize_input", lambda x, bits: seen.append((x, quantize_input(x, bits))) or seen[-1][1])
+
+  @quantizer
+  class Watched(DorefaActivations):
+    def __call__(self, x, bits, state=NO_STATE):
+      seen.append((x, super().__call__(x, bits)))
+      return seen[-1][1]
+
   model, variables = trained
-  model = model.clone(backend="emulated")  # whose input quantizer this sees
+  model = model.clone(backend="emulated", quantizers=dorefa.Quantizers(activations=Watched()))
   model.apply(variables, images(8), bits=BITS, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)})
-  before, after = seen[6]
+  before, after = seen[5]  # of the last convolution; the first quantizes no input
   assert (np.isclose(np.asarray(after)[..., None] * 3, np.arange(4)).any(-1)).all()
   assert float(before.max()) <= 1
   assert 0.3 < float((np.asarray(before) == 0).mean()) < 1

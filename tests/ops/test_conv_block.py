@@ -8,8 +8,8 @@ import pytest
 
 import dorefa_jax as dorefa
 from dorefa_jax import ops
-from dorefa_jax.ops.conv_block import NUMBERS, conv_block, fits
 from dorefa_jax.ops.pooling import max_pool_2x2
+from tests.blocks import conv_block, fits
 from tests.kernels import native
 
 pytestmark = pytest.mark.skipif(not native.paths(), reason="no compiled library")
@@ -24,7 +24,9 @@ def random(shape, seed=0, low=0.0, high=1.0):
 def parts(x, w, norm, bits, padding, window, kind, gain):
   """The layers that a block replaces."""
   y = (
-    ops.conv_general_dilated(x, w, (1, 1), padding, bits=bits, key=KEY, backend="emulated", dimension_numbers=NUMBERS)
+    ops.conv_general_dilated(
+      x, w, (1, 1), padding, bits=bits, key=KEY, backend="emulated", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     * gain
   )
   batch_norm = nn.BatchNorm(use_running_average=False, momentum=0.0, epsilon=EPSILON)

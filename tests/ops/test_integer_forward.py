@@ -164,24 +164,13 @@ def test_vmap_over_either_operand(path):
     np.testing.assert_allclose(integers, emulated, rtol=1e-5, atol=1e-5)
 
 
-class PerChannel:
-  """One scale for each output channel, as XNOR-Net has it."""
-
-  def __call__(self, w, bits):
-    codes, scale = self.codes(w, bits)
-    return (2 * codes.astype(w.dtype) - 1) * jnp.broadcast_to(scale, w.shape)
-
-  def codes(self, w, bits):
-    return (w >= 0).astype(jnp.uint8), jnp.mean(jnp.abs(w), axis=tuple(range(w.ndim - 1)))
-
-
 def test_a_quantizer_with_codes_has_a_scale_for_each_channel(path):
   x, w = random((2, 5, 5, 16)), random((3, 3, 16, 18), 1, -1, 1)
   w = w * jnp.broadcast_to(jnp.arange(1, 19, dtype=jnp.float32), w.shape)
   _, emulated, integers = both(
     lambda x, w, backend: ops.conv_general_dilated(
       x, w, (1, 1), "SAME", bits=dorefa.BitWidths(1, 2, 32), backend=backend, dimension_numbers=NHWC,
-      weight_quantizer=PerChannel(),
+      quantizers=dorefa.Quantizers(weights=dorefa.methods.xnor_net().weights),
     ), x, w,
   )  # fmt: skip
   np.testing.assert_allclose(integers, emulated, rtol=1e-5, atol=1e-4)
@@ -206,7 +195,7 @@ def test_codes_are_what_weights_are_rounded_to(bits, seed):
   [
     ({"bits": dorefa.BitWidths(9, 2, 32)}, "weights must have 1 to 8 bits, got 9"),
     ({"bits": dorefa.BitWidths(1, 32, 32)}, "activations must have 1 to 8 bits, got 32"),
-    ({"weight_quantizer": lambda w, bits: w}, "has no method 'codes'"),
+    ({"quantizers": dorefa.Quantizers(weights=lambda w, bits: w)}, "the quantizer of weights, <lambda>, has no codes"),
     ({"lhs_dilation": (2, 1), "padding": ((0, 0), (0, 0))}, "lhs_dilation"),
     ({"padding": ((-1, 0), (0, 0))}, "padding must not be negative"),
     ({"batch_group_count": 2}, "batch_group_count"),

@@ -127,17 +127,13 @@ def test_traced_widths_beyond_the_kernels_are_an_error_at_run_time(bits, name):
     jax.block_until_ready(gradients(convolution(), x, w, "integer", dorefa.BitWidths(*bits), traced=True))
 
 
-def test_a_quantizer_with_a_scale_for_each_channel_is_differentiated_by_the_emulation():
-  class PerChannel:
-    def __call__(self, w, bits):
-      return jnp.abs(w).max((0, 1, 2), keepdims=True) * jnp.where(w >= 0, 1, -1)
-
-    def codes(self, w, bits):
-      return (w >= 0).astype(jnp.uint8), jnp.abs(w).max((0, 1, 2))
-
-  product = convolution(weight_quantizer=PerChannel())
-  x, w, bits = random((3, 5, 5, 16)), random((3, 3, 16, 16), 1, -1, 1), dorefa.BitWidths(1, 2, 4)
+def test_a_scale_for_each_channel_is_differentiated_in_integers():
+  product = convolution(quantizers=dorefa.methods.bi_real())
+  x, w, bits = random((3, 5, 5, 16)), random((3, 3, 16, 16), 1, -1, 1), dorefa.BitWidths(1, 1, 4)
   check(gradients(product, x, w, "integer", bits), gradients(product, x, w, "emulated", bits))
+  lowered = jax.jit(lambda x, w: gradients(product, x, w, "integer", bits)).lower(x, w).as_text()
+  assert "dorefa_weight_gradient" in lowered
+  assert "dorefa_input_gradient" in lowered
 
 
 def test_second_derivatives_are_refused():

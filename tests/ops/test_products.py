@@ -99,7 +99,11 @@ def test_traced_bits_equal_static_bits(bits, key):
 def test_a_custom_weight_quantizer_is_used():
   x, w = random((2, 4)), random((4, 5), 1)
   got = ops.dot_general(
-    x, w, MATMUL, bits=dorefa.BitWidths(3, 32, 32), weight_quantizer=lambda w, bits: jnp.sign(w) * bits
+    x,
+    w,
+    MATMUL,
+    bits=dorefa.BitWidths(3, 32, 32),
+    quantizers=dorefa.Quantizers(weights=lambda w, bits: jnp.sign(w) * bits),
   )
   np.testing.assert_allclose(got, x @ (3 * jnp.sign(w)), rtol=1e-6)
 

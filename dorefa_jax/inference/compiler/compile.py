@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from dorefa_jax.inference.compiler.epilogue import NoChain, find_chain, narrow
 from dorefa_jax.inference.compiler.fuse import link, pooled_shape
@@ -10,6 +11,7 @@ from dorefa_jax.inference.compiler.products import Product, find_product
 from dorefa_jax.inference.compiler.trace import Equation, FlatProgram, FreezeError
 from dorefa_jax.inference.float_ops import ELEMENTWISE, FLOAT_OPS, SAVED_DTYPES, has_other_meaning, plain
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, Node, Segment
+from dorefa_jax.ops.marks import NAME as MARK
 
 
 def compile_graph(program: FlatProgram) -> Graph:
@@ -30,7 +32,12 @@ def compile_graph(program: FlatProgram) -> Graph:
     for value in equation.dynamic:
       users.setdefault(value, []).append(equation.output)
   shapes = {0: (1, *program.input_shape), **{equation.output: equation.shape for equation in program.equations}}
-  products = {e.output: found for e in program.equations if (found := find_product(e, makers, shapes)) is not None}
+  fresh = itertools.count(max(makers, default=0) + 1)
+  found = {equation.output: find_product(equation, makers, shapes, fresh) for equation in program.equations}
+  products = {number: product for number, product in found.items() if product is not None}
+  for product in products.values():
+    for equation in product.to_unit:
+      makers[equation.output], shapes[equation.output] = equation, equation.shape
   feeds: dict[int, tuple[int, list[Layer]]] = {}  # {product: the next one and the layers up to it}
   fed: set[int] = set()
   notes: dict[str, str] = {}
@@ -104,8 +111,32 @@ def _assemble(
     equation = makers[value]
     needed[value] = _float_node(equation, shapes)
     open_values += equation.dynamic
-  nodes = tuple(needed[value] for value in sorted(needed))
+  nodes = tuple(needed[value] for value in _in_order(needed))
   return Graph(program.input_shape, nodes, program.output, notes)
+
+
+def _in_order(nodes: dict[int, Node]) -> list[int]:
+  """Values after those that they are made of."""
+  order: list[int] = []
+  placed = {0}
+
+  def place(value: int) -> None:
+    open_values = [value]
+    while open_values:
+      node = nodes[open_values[-1]]
+      inputs = [node.input] if isinstance(node, Segment) else [value for value in node.inputs if isinstance(value, int)]
+      missing = [value for value in inputs if value not in placed]
+      if missing:
+        open_values += missing
+        continue
+      done = open_values.pop()
+      if done not in placed:
+        placed.add(done)
+        order.append(done)
+
+  for value in sorted(nodes):
+    place(value)
+  return order
 
 
 def _float_node(equation: Equation, shapes: dict[int, tuple[int, ...]]) -> FloatNode:
@@ -124,8 +155,9 @@ def _float_node(equation: Equation, shapes: dict[int, tuple[int, ...]]) -> Float
     raise FreezeError(f"{place}: operation '{equation.name}' with {error} cannot be frozen") from error
   # A constant that alone gives the result its shape stays as it is.
   can_narrow = equation.name in ELEMENTWISE and any(shapes[value] == equation.shape for value in equation.dynamic)
+  given = equation.inputs[:1] if equation.name == MARK else equation.inputs  # whose grid is the compiler's alone
   inputs = tuple(
-    value if isinstance(value, int) else narrow(value.value) if can_narrow else value.value for value in equation.inputs
+    value if isinstance(value, int) else narrow(value.value) if can_narrow else value.value for value in given
   )
   for value in inputs:
     if not isinstance(value, int) and value.dtype.name not in SAVED_DTYPES:

@@ -22,6 +22,7 @@ from dorefa_jax.inference.compiler.thresholds import (
 from dorefa_jax.inference.compiler.trace import Equation
 from dorefa_jax.inference.graph import Conv, Layer, MaxPool
 from dorefa_jax.inference.lines import FEW_LEVELS, fit_affine
+from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.program import Output
 
 FLOAT_ROUNDING = 4 * 2.0**-23
@@ -49,15 +50,18 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
   is_flat = following.equation.name == "dot_general" and following.input_shape == (1, 1, int(np.prod(shape)))
   if following.input_shape != shape and not is_flat:
     raise NoChain(f"its input {following.input_shape} is not the {shape} that the layer before it gives")
-  levels = 2**bits - 1
+  levels, grid = 2**bits - 1, following.grid
+  assert grid is not None
   factor = jnp.asarray(source.factor).reshape(1, -1)
   is_integer = source.end is not None
   high = source.layer.max_sum if is_integer else LARGEST_ORDERED
 
+  offset = jnp.asarray(source.layer.parameters[1]).reshape(1, -1)
+
   def to_value(keys: jax.Array) -> jax.Array:
     if not is_integer:
       return ordered_to_float(keys)
-    return keys.astype(jnp.float32) * jnp.broadcast_to(factor, keys.shape)
+    return keys.astype(jnp.float32) * jnp.broadcast_to(factor, keys.shape) + jnp.broadcast_to(offset, keys.shape)
 
   turn = _find_turn(chain, outputs)
   if turn is not None:
@@ -65,7 +69,7 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
       if not pool.is_tiled:
         raise NoChain("its codes fall and rise with the maxima of windows that do not lie side by side")
       pool = dataclasses.replace(pool, on_sums=True)
-    up, down, falls = find_valleys(turn.first, turn.second, turn.third, to_value, high, outputs, levels)
+    up, down, falls = find_valleys(turn.first, turn.second, turn.third, to_value, high, outputs, levels, grid.codes)
     keys = np.concatenate([up, down])
     thresholds = keys.astype(np.int32) if is_integer else _floats(keys)
     layer = dataclasses.replace(_flip(source.layer, falls), output=Output.VALLEY, parameters=thresholds)
@@ -75,7 +79,9 @@ def link(source: Product, chain: Chain, following: Product) -> list[Layer]:
   if pool is not None:
     inner, outer = chain_function(chain.before, chain.source, chain.pooled[0], outputs), inner
   is_obvious = is_piecewise_monotone(chain.before) and is_piecewise_monotone(chain.after)
-  thresholds, falls = find_thresholds(inner, outer, to_value, high, outputs, levels, is_exhaustive=not is_obvious)
+  thresholds, falls = find_thresholds(
+    inner, outer, to_value, high, outputs, levels, grid.codes, is_exhaustive=not is_obvious
+  )
   layer = _flip(source.layer, falls)
   if is_integer:
     layer = _with_integer_output(layer, thresholds, levels, high)
@@ -185,8 +191,15 @@ def _flip(layer: Conv, falls: np.ndarray) -> Conv:
   """The layer with the weights of some channels negated, whose sums change their sign."""
   if layer.weight_bits is None:
     return dataclasses.replace(layer, weights=np.where(falls, -layer.weights, layer.weights))
-  opposite = (2**layer.weight_bits - 1 - layer.weights).astype(np.uint8)
-  return dataclasses.replace(layer, weights=np.where(falls, opposite, layer.weights))
+  codes = layer.weights.astype(np.int64)
+  codes = np.where(falls, layer.zero - codes, codes)
+  shift = max(0, -int(codes.min()))  # where the negative of a code is none: a grid with room for both
+  bits = max(layer.weight_bits, int(codes.max() + shift).bit_length())
+  if bits > MAX_BITS:
+    raise NoChain("its codes fall with some sums, and their weights have no negatives in 8 bits")
+  zero = layer.zero + 2 * shift
+  weight_zero = None if zero == 2**bits - 1 else zero
+  return dataclasses.replace(layer, weights=(codes + shift).astype(np.uint8), weight_bits=bits, weight_zero=weight_zero)
 
 
 def _identity(x: jax.Array) -> jax.Array:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dorefa_jax.inference.compiler.epilogue import NoChain
 from dorefa_jax.inference.compiler.trace import Constant, Equation, FreezeError
 from dorefa_jax.inference.graph import Conv
 from dorefa_jax.kernels.program import Output
+from dorefa_jax.ops.marks import NAME, Role
 
 
-def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]]) -> Product | None:
+def find_product(
+  equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]], fresh: Iterator[int]
+) -> Product | None:
   """The product that an equation is, or None: another operation, or one that stays float as it is.
+
+  Args:
+    equation: of a traced model.
+    makers: {value: the equation that makes it}.
+    shapes: of values.
+    fresh: numbers of no value.
 
   Raises:
     FreezeError: a quantized product in a layout that packed models do not have.
@@ -25,7 +38,9 @@ def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[i
   if not isinstance(x, int) or not isinstance(w, Constant):
     return None
   maker = makers.get(x)
-  mark = maker.params["bits"] if maker is not None and _is_mark(maker, "activations") else None
+  mark = maker if maker is not None and _is_mark(maker, Role.ACTIVATIONS) else None
+  if mark is not None and not all(isinstance(part, Constant) for part in mark.inputs[1:]):
+    mark = None  # a grid that depends on the images
   is_quantized = mark is not None and w.bits is not None
   if equation.dtype != np.float32 or w.value.dtype != np.float32:
     if not is_quantized:
@@ -46,13 +61,21 @@ def find_product(equation: Equation, makers: dict[int, Equation], shapes: dict[i
     return Product(equation, layer, one[0], None, x, input_shape)
   assert w.bits is not None
   assert mark is not None
-  codes, scale = codes_and_scale(weights, w.bits, equation.layer)
-  factor = (scale.astype(np.float64) / ((2**mark - 1) * (2**w.bits - 1))).astype(np.float32)
-  parameters = np.stack([factor, np.zeros_like(factor)])
-  layer = _conv(name, codes, w.bits, mark, geometry, parameters)
+  grid = Grid.of(mark)
+  found = _codes(w, weights, equation.layer)
+  if found is None or (grid.offset and geometry[2] != ((0, 0), (0, 0))):
+    return None  # zero lies on no half step of the weights' grid, or pads no code: it stays a product of floats
+  codes, half, zero = found
+  factor = (half * grid.scale).astype(np.float32)
+  offset = (grid.offset * half * (2 * codes.astype(np.int64) - zero).sum((0, 1, 2))).astype(np.float32)
+  layer = _conv(name, codes, w.bits, grid.bits, geometry, np.stack([factor, offset]))
+  layer = dataclasses.replace(layer, weight_zero=None if zero == 2**w.bits - 1 else zero)
   if not layer.fits_32_bits:
     raise FreezeError(f"{equation.layer}: sums of {int(np.prod(weights.shape[:3]))} products do not fit 32 bits")
-  return Product(equation, layer, factor, x, _before_quantizer(x, makers), input_shape)
+  if grid.is_unit:
+    return Product(equation, layer, factor, x, _before_quantizer(x, makers), input_shape, grid)
+  to_unit = grid.to_unit(mark, fresh)
+  return Product(equation, layer, factor, x, to_unit[-1].output, input_shape, grid, to_unit)
 
 
 def _conv(
@@ -68,21 +91,28 @@ def _conv(
   return Conv(name, weights, weight_bits, bits, strides, dilation, padding, groups, Output.FLOATS, factors)
 
 
-def codes_and_scale(weights: np.ndarray, bits: int, layer: str) -> tuple[np.ndarray, np.ndarray]:
-  """The codes of quantized weights, and the scale of each output channel.
+def _codes(w: Constant, weights: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray, int] | None:
+  """Codes, half a step for each output, and the zero z of weights: `half (2 codes - z)`; None where z is no integer.
 
   Raises:
-    FreezeError: the weights are not `scale (2 c - n) / n`, with one scale or one a channel.
+    FreezeError: the weights are not on the grid that their quantizer names.
   """
-  n = 2**bits - 1
-  wide = weights.astype(np.float64)
-  for largest in (np.abs(wide).max(), np.abs(wide).max((0, 1, 2))):
-    scale = np.broadcast_to(largest, (weights.shape[3],))
-    safe = np.where(scale > 0, scale, 1)
-    codes = np.clip(np.round((wide / safe + 1) / 2 * n), 0, n)
-    if np.abs(safe * (2 * codes - n) / n * (scale > 0) - wide).max() <= 1e-5 * max(float(scale.max()), 1e-30):
-      return codes.astype(np.uint8), scale.astype(np.float32)
-  raise FreezeError(f"{layer}: its quantized weights are not on a {bits}-bit grid")
+  assert w.bits is not None
+  assert w.scale is not None
+  assert w.offset is not None
+  outputs = weights.shape[3]
+  step, offset = (np.resize(part.astype(np.float64), outputs) for part in (w.scale, w.offset))
+  is_alive = step > 0  # weights that are all zero have no step
+  safe = np.where(is_alive, step, 1)
+  zeros = -2 * offset / safe
+  zero = round(float(zeros[is_alive][0])) if is_alive.any() else 0
+  if np.abs(zeros - zero)[is_alive].max(initial=0) > 1e-3:
+    return None
+  codes = np.round((weights.astype(np.float64) - offset) / safe)
+  error = np.abs(codes * step + offset - weights).max()
+  if not (codes.min() >= 0 and codes.max() < 2**w.bits and error <= 1e-3 * max(float(step.max()), 1e-30)):
+    raise FreezeError(f"{layer}: its quantized weights are not on the {w.bits}-bit grid that their quantizer names")
+  return codes.astype(np.uint8), step / 2, zero
 
 
 def _geometry(
@@ -127,8 +157,8 @@ def _geometry(
   return w, (sizes[0], sizes[1], x_shape[-1]), (strides, dilation, padding, groups)
 
 
-def _is_mark(equation: Equation, role: str) -> bool:
-  return equation.name == "dorefa_codes" and equation.params["role"] == role
+def _is_mark(equation: Equation, role: Role) -> bool:
+  return equation.name == NAME and equation.params["role"] == role
 
 
 def _before_quantizer(value: int, makers: dict[int, Equation]) -> int:
@@ -136,18 +166,64 @@ def _before_quantizer(value: int, makers: dict[int, Equation]) -> int:
   open_values = [value]
   while open_values:
     maker = makers[open_values.pop()]
-    if _is_mark(maker, "input"):
+    if _is_mark(maker, Role.INPUT):
       return maker.dynamic[0]
     open_values += maker.dynamic
   raise AssertionError("quantized inputs have a mark before them")
 
 
 def _layer_name(equation: Equation) -> str:
-  """The module's path below the model, or a number where the model names nothing."""
+  """The module's path below the model, or a number where the model names nothing.
+
+  A block whose layers have names of their own lies in its parent's scope.
+  """
   parts = [part for part in equation.layer.split("/") if part]
   if len(parts) > 2 and parts[-1] in ("Conv_0", "Dense_0"):
     parts.pop()  # flax's own layer inside ours
+  if len(parts) > 2 and parts[-2].startswith("ConvBlock_") and parts[-1] != "conv":
+    parts.pop(-2)
   return "/".join(parts[1:] or parts) or f"{equation.name} {equation.output}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """The grid of quantized activations: `scale code + offset`, codes of k bits.
+
+  Attributes:
+    bits: k.
+    scale, offset: of the grid.
+  """
+
+  bits: int
+  scale: float
+  offset: float
+
+  @classmethod
+  def of(cls, mark: Equation) -> Grid:
+    """The grid that a mark carries."""
+    scale, offset = (float(part.value) for part in mark.inputs[1:] if isinstance(part, Constant))
+    return cls(mark.params["bits"], scale, offset)
+
+  @property
+  def is_unit(self) -> bool:
+    """Whether the kernels quantize what the quantizer does: `round(n clip(x, 0, 1)) / n`."""
+    return self.offset == 0 and np.float32(self.scale) == np.float32(1 / (2**self.bits - 1))
+
+  def codes(self, values: jax.Array) -> jax.Array:
+    """The codes of values, float32."""
+    return jnp.round((values - jnp.float32(self.offset)) / jnp.float32(self.scale))
+
+  def to_unit(self, mark: Equation, fresh: Iterator[int]) -> list[Equation]:
+    """Operations from marked values to images in [0, 1] that kernels quantize to the same codes."""
+    span = np.float32(self.scale * (2**self.bits - 1))
+    equations: list[Equation] = []
+    value = mark.output
+    for primitive, constant in ((lax.sub_p, np.float32(self.offset)), (lax.div_p, span)):
+      output = next(fresh)
+      operands = value, Constant(np.full((1,) * len(mark.shape), constant))
+      equations.append(Equation(primitive, {}, operands, output, mark.shape, mark.dtype, mark.layer))
+      value = output
+    return equations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +237,8 @@ class Product:
     end: number of the quantized input, None for a float product.
     start: number of the input before it is quantized, or of a float product's input.
     input_shape: [height, width, channels] that it sees.
+    grid: of the quantized input.
+    to_unit: operations from the quantized input to `start`, unless that is the input before it.
   """
 
   equation: Equation
@@ -169,3 +247,5 @@ class Product:
   end: int | None
   start: int
   input_shape: tuple[int, int, int]
+  grid: Grid | None = None
+  to_unit: list[Equation] = dataclasses.field(default_factory=list)

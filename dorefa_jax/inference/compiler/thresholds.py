@@ -81,6 +81,7 @@ def find_thresholds(
   high: int,
   channels: int,
   levels: int,
+  code_of: Callable[[jax.Array], jax.Array],
   *,
   is_exhaustive: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +92,8 @@ def find_thresholds(
     to_value: int32 keys [probes, channels] to float32 values, increasing.
     high: the largest magnitude of a key.
     channels: of the values.
-    levels: n = 2^A - 1: results are multiples of 1/n.
+    levels: n = 2^A - 1, the largest code.
+    code_of: from results to codes, float32.
     is_exhaustive: look at every key for monotony, and refuse where there are too many.
 
   Returns:
@@ -106,7 +108,7 @@ def find_thresholds(
 
   def codes(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
     middle = inner(to_value(keys))
-    return middle, jnp.round(outer(middle) * jnp.float32(levels))
+    return middle, code_of(outer(middle))
 
   compiled = jax.jit(codes)
   middle, probed = _probe(compiled, _probes(high, channels))
@@ -133,13 +135,14 @@ def find_valleys(
   high: int,
   channels: int,
   levels: int,
+  code_of: Callable[[jax.Array], jax.Array],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Where the codes of a chain with one |x| in it fall, and where they rise again, for integer keys.
 
   Args:
     first: up to the operand of |x|, which rises or falls alone.
     second, third: from there to a max pooling of codes, and to the end.
-    to_value, high, channels, levels: as in `find_thresholds`.
+    to_value, high, channels, levels, code_of: as in `find_thresholds`.
 
   Returns:
     up: int64 [levels, channels], the smallest key where the operand is not negative and the code
@@ -155,7 +158,7 @@ def find_valleys(
   def codes(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     operand = first(to_value(keys))
     middle = second(operand)
-    return operand, middle, jnp.round(third(middle) * jnp.float32(levels))
+    return operand, middle, code_of(third(middle))
 
   probes = _probes(high, channels)
   operand, middle, probed = _probe(jax.jit(codes), probes)

@@ -57,11 +57,14 @@ class Constant:
 
   Attributes:
     value: the array.
-    bits: the width of its grid, where a quantizer of weights made it.
+    bits: of its codes, where a quantizer of weights made it.
+    scale, offset: of its grid, then: a scalar, or one for each output.
   """
 
   value: np.ndarray
   bits: int | None = None
+  scale: np.ndarray | None = None
+  offset: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,16 @@ def flatten(function: Callable[[jax.Array], jax.Array], input_shape: Sequence[in
   (output,) = builder.inline(closed, [builder.new_value()], "")
   if isinstance(output, Constant):
     raise FreezeError("the model's result does not depend on the images")
-  return FlatProgram(builder.equations, output, tuple(input_shape))
+  return FlatProgram(_needed(builder.equations, output), output, tuple(input_shape))
+
+
+def _needed(equations: list[Equation], output: int) -> list[Equation]:
+  """The equations that a value is made of, in order."""
+  needed = {output}
+  for equation in reversed(equations):
+    if equation.output in needed:
+      needed.update(equation.dynamic)
+  return [equation for equation in equations if equation.output in needed]
 
 
 class _Builder:
@@ -193,7 +205,7 @@ def _inner(params: dict[str, Any]) -> ClosedJaxpr:
 
 def _fold(eqn: Any, inputs: list[Constant]) -> list[int | Constant]:
   if eqn.primitive is codes_p:
-    return [Constant(inputs[0].value, eqn.params["bits"])]
+    return [Constant(inputs[0].value, eqn.params["bits"], *(constant.value for constant in inputs[1:]))]
   results = eqn.primitive.bind(*[constant.value for constant in inputs], **eqn.params)
   if not eqn.primitive.multiple_results:
     results = [results]
