@@ -39,7 +39,7 @@ def pack_in_xla(x: jax.Array, bits: Bits) -> jax.Array:
   flat = x.reshape(-1, x.shape[-1])
   count = bits if isinstance(bits, int) else MAX_BITS
   codes = jnp.round(jnp.clip(flat, 0, 1) * levels(bits)).astype(jnp.uint32)
-  inside = ((flat >= 0) & (flat <= 1)).astype(jnp.uint32)
+  inside = (~((flat < 0) | (flat > 1))).astype(jnp.uint32)  # and NaN, which stays visible
   planes = jnp.stack([*((codes >> bit) & 1 for bit in range(count)), inside], axis=1)
   planes = jnp.pad(planes, ((0, 0), (0, 0), (0, -flat.shape[1] % 32))).reshape(*planes.shape[:2], -1, 32)
   return jnp.sum(planes << jnp.arange(32, dtype=jnp.uint32)[None, None, None], axis=-1, dtype=jnp.uint32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dorefa_jax.methods.grids import wide_dtype
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -74,8 +76,10 @@ class Affine:
       scale: a scalar, or [outputs].
       center: a multiple of 1/2.
     """
-    is_zero = isinstance(center, (int, float)) and center == 0
-    return cls(codes, scale, 0.0 if is_zero else -scale * center, center)
+    if isinstance(center, (int, float)) and center == 0:
+      return cls(codes, scale, 0.0, center)
+    dtype = scale.dtype if isinstance(scale, jax.Array) else jnp.dtype(jnp.float32)
+    return cls(codes, scale, -jnp.asarray(scale, dtype) * jnp.asarray(center, dtype), center)
 
   @property
   def values(self) -> jax.Array:
@@ -258,7 +262,7 @@ def quantize(x: jax.Array, bits: Bits, state: State, quantizer: Quantizer, name:
   """A quantizer's values where it has such a width; `x` where the width is 32, static or traced.
 
   Args:
-    x: values.
+    x: values; they are quantized in float32 where they have less.
     bits: k; may be traced.
     state: what the quantizer learned.
     quantizer: of weights or activations.
@@ -274,7 +278,7 @@ def quantize(x: jax.Array, bits: Bits, state: State, quantizer: Quantizer, name:
     return x
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise ValueError(f"{name} must be floating to be quantized to {bits} bits, got dtype {x.dtype}")
-  values = quantizer(x, bits, state)
+  values = quantizer(x.astype(wide_dtype(x)), bits, state).astype(x.dtype)
   return values if isinstance(bits, int) else jnp.where(bits == FULL_PRECISION, x, values)
 
 

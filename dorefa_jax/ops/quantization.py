@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dorefa_jax.methods.grids import wide_dtype
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -55,13 +57,11 @@ class Quantization:
 
   def weight_grid(self, w: jax.Array) -> Affine | None:
     """Codes of the weights, their outputs along the last axis; None where they have none. Not differentiated."""
-    quantizer, bits, state = self._of("weights")
-    return _constant(quantizer.codes(_constant(self.outputs_last(w)), bits, _constant(state)))
+    return self._grid("weights", self.outputs_last(w))
 
   def activation_grid(self, x: jax.Array) -> Affine | None:
     """Codes of the activations; None where they have none. Not differentiated."""
-    quantizer, bits, state = self._of("activations")
-    return _constant(quantizer.codes(_constant(x), bits, _constant(state)))
+    return self._grid("activations", x)
 
   def unit(self, x: jax.Array, grid: Affine) -> tuple[jax.Array, jax.Array]:
     """What kernels quantize, and what takes the gradient.
@@ -92,6 +92,12 @@ class Quantization:
       if self._like(name, operand) is None:
         return f"the quantizer of {name}, {_name(quantizer)}, has no codes"
     return ""
+
+  def _grid(self, name: str, values: jax.Array) -> Affine | None:
+    quantizer, bits, state = self._of(name)
+    if isinstance(bits, int) and bits > MAX_BITS:
+      return None
+    return _constant(quantizer.codes(_constant(values.astype(wide_dtype(values))), bits, _constant(state)))
 
   def _like(self, name: str, operand: Any) -> Affine | None:
     def grid(operand: jax.Array, state: LayerState) -> Affine | None:

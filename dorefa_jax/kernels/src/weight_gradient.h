@@ -211,10 +211,11 @@ void add_weight_gradient(const WeightGradient& w, const uint32_t* planes, const 
 }
 
 // The codes of floats, clipped to [0, 1], as bit planes of 32 channels a word, [pixel][plane][word]; where wanted, the
-// last plane tells which floats were not clipped. Tells whether a NaN was among them.
+// last plane tells which floats were not clipped, NaN among them. Tells whether a NaN was among them.
 template <int Bits>
 bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t planes, bool wants_inside, uint32_t* out) {
   const Simd::Floats levels = Simd::broadcast_float((1 << Bits) - 1);
+  constexpr uint32_t kAllLanes = (uint64_t{1} << Simd::kLanes) - 1;
   const int64_t words = ceil_div(channels, 32);
   bool nan = false;
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += planes * words) {
@@ -224,8 +225,11 @@ bool pack_planes(const float* x, int64_t pixels, int64_t channels, int64_t plane
         const int64_t first = word * 32 + v;
         // Beyond the last channel is neither code nor inside.
         const Simd::Floats value = Simd::load_some(x + first, channels - first, -1);
-        nan |= Simd::any_nan(value);
-        const uint32_t is_inside = Simd::reached(value, Simd::float_zero()) & Simd::reached(Simd::broadcast_float(1), value);
+        uint32_t is_inside = Simd::reached(value, Simd::float_zero()) & Simd::reached(Simd::broadcast_float(1), value);
+        if (Simd::any_nan(value)) {
+          nan = true;
+          is_inside |= ~Simd::reached(value, value) & kAllLanes;
+        }
         inside |= is_inside << v;
         const Simd::Ints code = Simd::round_half_even(Simd::clamp(Simd::multiply(value, levels), levels));
         for (int a = 0; a < Bits; ++a) bits[a] |= Simd::plane_bits(code, a) << v;
