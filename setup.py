@@ -21,7 +21,7 @@ setup(
     Extension(
       "dorefa_jax.kernels._native",
       sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
-      depends=sorted(str(path) for path in SOURCES.glob("*.h")),
+      depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in SOURCES.glob(pattern)),
       extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-g0"]
       + [flag for folder in jaxlib_headers() for flag in ("-isystem", folder)],
       extra_link_args=["-pthread"],

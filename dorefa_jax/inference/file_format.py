@@ -32,7 +32,18 @@ from typing import Any
 
 import numpy as np
 
-from dorefa_jax.inference.fields import flag, integer, items, pair, parameter, printable, read_header, record, shape, text
+from dorefa_jax.inference.fields import (
+  flag,
+  integer,
+  items,
+  pair,
+  parameter,
+  printable,
+  read_header,
+  record,
+  shape,
+  text,
+)
 from dorefa_jax.inference.float_ops import SAVED_DTYPES
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, Layer, MaxPool, Node, Segment
 from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_HEADER, header_limit

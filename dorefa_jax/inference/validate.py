@@ -15,7 +15,15 @@ import numpy as np
 from dorefa_jax.inference.demand import Demand, operation_demand, segment_demand
 from dorefa_jax.inference.float_ops import FLOAT_OPS, VALUE_DTYPES, check_windows, is_dtype_parameter
 from dorefa_jax.inference.graph import Conv, FloatNode, Graph, MaxPool, Segment
-from dorefa_jax.inference.limits import MAX_ELEMENTS, MAX_EXTENT, MAX_OPERANDS, MAX_OPERATIONS, MAX_PARAMETER, MAX_RANK, MAX_WEIGHT
+from dorefa_jax.inference.limits import (
+  MAX_ELEMENTS,
+  MAX_EXTENT,
+  MAX_OPERANDS,
+  MAX_OPERATIONS,
+  MAX_PARAMETER,
+  MAX_RANK,
+  MAX_WEIGHT,
+)
 from dorefa_jax.inference.runtime import apply_operation
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.program import Output

@@ -41,6 +41,21 @@ def quantize_to_codes(g: jax.Array, key: jax.Array, bits: Bits) -> tuple[jax.Arr
   return codes, scales
 
 
+def sum_gradients(codes: jax.Array, scales: jax.Array, bits: Bits) -> jax.Array:
+  """The sum of quantized gradients over examples.
+
+  Args:
+    codes: uint8 [batch, ...].
+    scales: float32 [batch].
+    bits: G, 1 to 8; may be traced.
+
+  Returns:
+    float32 of one example's shape.
+  """
+  result = jax.ShapeDtypeStruct(codes.shape[1:], jnp.float32)
+  return call_kernel("dorefa_sum_gradients", result, codes, scales, bits_operand(bits)) / levels(bits)
+
+
 def input_gradient(
   codes: jax.Array,
   scales: jax.Array,

@@ -27,7 +27,7 @@ def image_block(
     x, w: as in `image_conv`.
     geometry: of the convolution, without strides, dilation, groups and padding, to even sizes.
     bias: float32 [outputs], of the convolution.
-    bound: the bounding function, but for NONE.
+    bound: the bounding function.
 
   Returns:
     float32 [batch, height / 2, width / 2, outputs], and for the gradient uint32 [windows, 5, words of 32 channels]:

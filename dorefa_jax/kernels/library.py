@@ -23,6 +23,7 @@ HANDLERS = {
   "dorefa_pack_weights": "DorefaPackWeights",
   "dorefa_turn_weights": "DorefaTurnWeights",
   "dorefa_quantize_gradients": "DorefaQuantizeGradients",
+  "dorefa_sum_gradients": "DorefaSumGradients",
   "dorefa_pack_activations": "DorefaPackActivations",
   "dorefa_input_gradient": "DorefaInputGradient",
   "dorefa_weight_gradient": "DorefaWeightGradient",

@@ -123,7 +123,6 @@ class ConvBlock(nn.Module):
     if train and self._is_image_block(x, shortcut, bits, kind):
       kernel, bias, *_ = ConvVariables(self._kernel_shape(x), self.kernel_init, True, name=self.conv_name)(x)
       assert bias is not None
-      assert kind is not None
       return image_block(x, kernel, bias, kind=kind)
     if train and self.norm and self.dtype is None:
       results = self._fused(x, shortcut, bits, quantizers, kind, gain)
@@ -202,7 +201,7 @@ class ConvBlock(nn.Module):
   def _is_image_block(self, x: jax.Array, shortcut: jax.Array | None, bits: BitWidths, kind: BoundKind | None) -> bool:
     """Whether a first layer, whose convolution is of floats, is one operation on the kernels."""
     is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
-    is_plain = not self.norm and self.dtype is None and shortcut is None and not self.gives_sum and kind is not None
+    is_plain = not self.norm and self.dtype is None and shortcut is None and not self.gives_sum
     if self.backend != "integer" or not (is_quantized and is_plain) or set(self.full_precision) != set(PARTS):
       return False
     is_whole = self._pair("strides") == self._pair("kernel_dilation") == (1, 1) and self.padding == "VALID"

@@ -29,7 +29,7 @@ def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
   return has_sizes(x) and images_win(x, x, kernel) and all(size > 0 and size % 2 == 0 for size in sizes)
 
 
-def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind = "clip") -> jax.Array:
+def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind | None = "clip") -> jax.Array:
   """`h(max_pool(conv(x, w) + bias))` in float32, for training: on the kernels on CPU, in XLA elsewhere.
 
   Between the passes it keeps the images, and 5 bits for each value of the result.
@@ -38,7 +38,7 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
     x: float32 [batch, height, width, channels]; its convolution has even sizes.
     w: float32 [height, width, channels, outputs]; strides are 1, nothing is padded.
     bias: float32 [outputs].
-    kind: of the bounding function, see `dorefa_jax.bound`.
+    kind: of the bounding function, see `dorefa_jax.bound`; None for the identity.
 
   Returns:
     float32 [batch, rows / 2, columns / 2, outputs], of the convolution's rows and columns. Equal maxima share the
@@ -57,7 +57,8 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
 
   def in_xla(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return bound(max_pool_windows(y + bias.reshape(1, 1, 1, -1), 2), kind)
+    pooled = max_pool_windows(y + bias.reshape(1, 1, 1, -1), 2)
+    return pooled if kind is None else bound(pooled, kind)
 
   def forward(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
     def default(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:

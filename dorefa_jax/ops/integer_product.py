@@ -26,7 +26,7 @@ from dorefa_jax.kernels import pack_weights, xla
 from dorefa_jax.kernels.activation_planes import pack_activations, pack_in_xla, unpack_activations, unpack_codes
 from dorefa_jax.kernels.availability import available
 from dorefa_jax.kernels.geometry import Geometry
-from dorefa_jax.kernels.gradients import input_gradient, quantize_to_codes, weight_gradient
+from dorefa_jax.kernels.gradients import input_gradient, quantize_to_codes, sum_gradients, weight_gradient
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.kernels.products import conv as kernel_conv
 from dorefa_jax.methods.bounding import bound
@@ -301,7 +301,7 @@ def gradients_of_codes(
   if line.low is not None:
     ones = jnp.ones((1, *geometry.size, 1), jnp.float32)
     taps = dataclasses.replace(geometry, shape=(*geometry.shape[:2], 1, geometry.shape[3]), groups=1)
-    dw = dw + line.low * float_weight_gradient(ones, rounded.sum(0, keepdims=True), taps)
+    dw = dw + line.low * float_weight_gradient(ones, sum_gradients(gradients, scales, bits.gradients)[None], taps)
   if weights.rest is not None:
     lines = rounded * along_outputs(weights.rest)
     _, is_inside = unpack_activations(planes, dx.shape[3])

@@ -11,7 +11,14 @@ import numpy as np
 
 from dorefa_jax.inference.compiler.epilogue import Chain, NoChain
 from dorefa_jax.inference.compiler.products import Product
-from dorefa_jax.inference.compiler.thresholds import LARGEST_ORDERED, chain_function, find_thresholds, find_valleys, is_piecewise_monotone, ordered_to_float
+from dorefa_jax.inference.compiler.thresholds import (
+  LARGEST_ORDERED,
+  chain_function,
+  find_thresholds,
+  find_valleys,
+  is_piecewise_monotone,
+  ordered_to_float,
+)
 from dorefa_jax.inference.compiler.trace import Equation
 from dorefa_jax.inference.graph import Conv, Layer, MaxPool
 from dorefa_jax.inference.lines import FEW_LEVELS, fit_affine

@@ -149,7 +149,7 @@ ffi::Error image_block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ff
   std::string error = build_program(words.typed_data(), words.element_count(), arrays, &program);
   if (!error.empty()) return invalid(error);
   const int64_t bound = spec.typed_data()[0], images = x.dimensions()[0];
-  if (bound < 0 || bound > 2) return invalid("there are 3 bounds, got " + std::to_string(bound));
+  if (bound < 0 || bound > 3) return invalid("there are 4 bounds, got " + std::to_string(bound));
   if (static_cast<int64_t>(x.element_count()) != images * program.in_size) return invalid("images of another size");
   error = check_pooled(program.steps[0], images, winners->dimensions(), out->element_count());
   if (!error.empty()) return invalid(error);

@@ -69,6 +69,13 @@ float largest_magnitude(const float* g, int64_t size) {
   return *std::max_element(lanes, lanes + Simd::kLanes);
 }
 
+// Adds scale (2 code - levels) of an example's gradient to sums.
+void add_gradient_codes(const uint8_t* codes, int64_t size, float scale, int64_t levels, float* sums) {
+  const float twice = 2 * scale, rest = -scale * static_cast<float>(levels);
+  DOREFA_INDEPENDENT
+  for (int64_t i = 0; i < size; ++i) sums[i] += twice * static_cast<float>(codes[i]) + rest;
+}
+
 // The codes of one example, whose elements are numbers first, first + 1, ... of the batch, and its largest
 // magnitude; NaN where a gradient is not finite.
 float quantize_gradients(const float* g, int64_t size, uint64_t first, const uint32_t* key, int64_t bits,

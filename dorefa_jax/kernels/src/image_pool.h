@@ -16,6 +16,8 @@ DOREFA_INLINE void slopes(Simd::Floats z, uint32_t* has_slope, uint32_t* is_nega
   } else if constexpr (kBound == Bound::kAbsClip) {
     *has_slope = (is_from_zero ^ is_to_zero) & Simd::reached(z, Simd::broadcast_float(-1)) & Simd::reached(one, z);
     *is_negative = is_to_zero & *has_slope;
+  } else if constexpr (kBound == Bound::kNone) {
+    *has_slope = is_from_zero | is_to_zero;
   } else {
     *has_slope = is_from_zero & ~is_to_zero;
   }
@@ -24,6 +26,7 @@ DOREFA_INLINE void slopes(Simd::Floats z, uint32_t* has_slope, uint32_t* is_nega
 // NaN stays.
 template <Bound kBound>
 DOREFA_INLINE Simd::Floats bounded_vector(Simd::Floats z) {
+  if constexpr (kBound == Bound::kNone) return z;
   const Simd::Floats zero = Simd::float_zero();
   if constexpr (kBound == Bound::kAbsClip) z = Simd::larger(Simd::subtract(zero, z), z);
   z = Simd::larger(zero, z);
@@ -64,6 +67,6 @@ void pool_windows(const AffinePool& p, const float* image, float* out, uint32_t*
     case Bound::kClip: return pool_windows_as<Bound::kClip>(p, image, out, winners);
     case Bound::kAbsClip: return pool_windows_as<Bound::kAbsClip>(p, image, out, winners);
     case Bound::kRelu: return pool_windows_as<Bound::kRelu>(p, image, out, winners);
-    case Bound::kNone: return;  // which the boundary refuses
+    case Bound::kNone: return pool_windows_as<Bound::kNone>(p, image, out, winners);
   }
 }

@@ -15,18 +15,7 @@
 namespace dorefa {
 namespace avx512 {
 #include "simd_avx512.h"
-#include "sink.h"
-#include "tile.h"
-#include "winograd.h"
-#include "tables.h"
-#include "input.h"
-#include "block.h"
-#include "gradient.h"
-#include "weight_gradient.h"
-#include "float_gradient.h"
-#include "affine_pool.h"
-#include "image_pool.h"
-#include "window_gradient.h"
+#include "all-inl.h"
 }  // namespace avx512
 }  // namespace dorefa
 

@@ -4,17 +4,6 @@
 namespace dorefa {
 namespace portable {
 #include "simd_portable.h"
-#include "sink.h"
-#include "tile.h"
-#include "winograd.h"
-#include "tables.h"
-#include "input.h"
-#include "block.h"
-#include "gradient.h"
-#include "weight_gradient.h"
-#include "float_gradient.h"
-#include "affine_pool.h"
-#include "image_pool.h"
-#include "window_gradient.h"
+#include "all-inl.h"
 }  // namespace portable
 }  // namespace dorefa

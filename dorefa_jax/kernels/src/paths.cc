@@ -8,37 +8,20 @@
 
 namespace dorefa {
 
-#define DOREFA_DECLARE(path) \
-  namespace path {           \
-  void run_block(const Program&, const Buffers&, const void*, int64_t, int64_t, float*); \
-  float quantize_gradients(const float*, int64_t, uint64_t, const uint32_t*, int64_t, uint8_t*); \
-  bool pack_activations(const float*, int64_t, int64_t, int64_t, int64_t, bool, uint32_t*); \
-  void add_weight_gradient(const WeightGradient&, const uint32_t*, const uint8_t*, float, const GradientScratch&, \
-                           float*); \
-  void add_float_gradient(const Step&, const float*, const float*, float*, float*, const float**, float**, float*); \
-  void affine_pool(const AffinePool&, const float*, float*, const float*, float*); \
-  void add_affine_pool_sums(const AffinePool&, const float*, const float*, const float*, const float*, float*, float*); \
-  void affine_pool_gradient(const AffinePool&, const float*, const float*, const float*, const float*, \
-                            const GradientLine&, float*, float*); \
-  void pool_windows(const AffinePool&, const float*, float*, uint32_t*); \
-  void add_window_gradient(const Step&, const float*, const uint32_t*, const float*, const WindowScratch&, float*, \
-                           float*); \
-  void add_moments(const float*, int64_t, int64_t, float*, float*); \
-  }
-#define DOREFA_FUNCTIONS(path) \
-  path::run_block, path::quantize_gradients, path::pack_activations, path::add_weight_gradient, \
-      path::add_float_gradient, path::affine_pool, path::add_affine_pool_sums, path::affine_pool_gradient, \
-      path::pool_windows, path::add_window_gradient, path::add_moments
 #if defined(DOREFA_HAS_AMX_PATH)
-DOREFA_DECLARE(amx)
+#define DOREFA_PATH amx
+#include "declare_path.inc"
 #endif
 #if defined(__x86_64__)
-DOREFA_DECLARE(avx512)
-DOREFA_DECLARE(avx512vnni)
-DOREFA_DECLARE(avx2)
+#define DOREFA_PATH avx512
+#include "declare_path.inc"
+#define DOREFA_PATH avx512vnni
+#include "declare_path.inc"
+#define DOREFA_PATH avx2
+#include "declare_path.inc"
 #endif
-DOREFA_DECLARE(portable)
-#undef DOREFA_DECLARE
+#define DOREFA_PATH portable
+#include "declare_path.inc"
 
 namespace {
 
@@ -80,14 +63,14 @@ bool has_anything() { return true; }
 const std::vector<Path>& paths() {
   static const std::vector<Path> all = {
 #if defined(DOREFA_HAS_AMX_PATH)
-      {"amx", has_amx, DOREFA_FUNCTIONS(amx)},
+      amx::table("amx", has_amx),
 #endif
 #if defined(__x86_64__)
-      {"avx512", has_avx512, DOREFA_FUNCTIONS(avx512)},
-      {"avx512vnni", has_avx512vnni, DOREFA_FUNCTIONS(avx512vnni)},
-      {"avx2", has_avx2, DOREFA_FUNCTIONS(avx2)},
+      avx512::table("avx512", has_avx512),
+      avx512vnni::table("avx512vnni", has_avx512vnni),
+      avx2::table("avx2", has_avx2),
 #endif
-      {"portable", has_anything, DOREFA_FUNCTIONS(portable)},
+      portable::table("portable", has_anything),
   };
   return all;
 }

@@ -95,30 +95,9 @@ struct GradientLine {
 struct Path {
   const char* name;
   bool (*is_supported)();
-  // Of the whole batch's x and y, images from `first` on.
-  void (*run_block)(const Program& program, const Buffers& buffers, const void* x, int64_t first, int64_t images,
-                    float* y);
-  // See gradient.h, weight_gradient.h and float_gradient.h.
-  float (*quantize_gradients)(const float* g, int64_t size, uint64_t first, const uint32_t* key, int64_t bits,
-                              uint8_t* codes);
-  bool (*pack_activations)(const float* x, int64_t pixels, int64_t channels, int64_t bits, int64_t planes,
-                           bool wants_inside, uint32_t* out);
-  void (*add_weight_gradient)(const WeightGradient& w, const uint32_t* planes, const uint8_t* codes, float scale,
-                              const GradientScratch& scratch, float* sums);
-  void (*add_float_gradient)(const Step& step, const float* image, const float* g, float* padded, float* gradients,
-                             const float** rows, float** out, float* sums);
-  // See affine_pool.h.
-  void (*affine_pool)(const AffinePool& p, const float* image, float* out, const float* shortcut, float* sum);
-  void (*add_affine_pool_sums)(const AffinePool& p, const float* image, const float* g, const float* shortcut,
-                               const float* gsum, float* dfactor, float* doffset);
-  void (*affine_pool_gradient)(const AffinePool& p, const float* image, const float* g, const float* shortcut,
-                               const float* gsum, const GradientLine& line, float* dy, float* dshortcut);
-  // See image_pool.h.
-  void (*pool_windows)(const AffinePool& p, const float* image, float* out, uint32_t* winners);
-  // See window_gradient.h.
-  void (*add_window_gradient)(const Step& step, const float* image, const uint32_t* winners, const float* g,
-                              const WindowScratch& scratch, float* sums, float* totals);
-  void (*add_moments)(const float* image, int64_t pixels, int64_t channels, float* sums, float* squares);
+#define DOREFA_KERNEL(result, name, arguments) result(*name) arguments;
+#include "kernels.inc"
+#undef DOREFA_KERNEL
 };
 
 // All paths of this build, the best first. The last runs everywhere.

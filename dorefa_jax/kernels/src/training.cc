@@ -165,6 +165,20 @@ void weight_gradient(const Path& path, const WeightGradient& w, const uint32_t* 
   });
 }
 
+void sum_gradient_codes(const Path& path, const uint8_t* codes, const float* scales, int64_t examples, int64_t size,
+                        int64_t levels, float* sums, int64_t threads, const Schedule& schedule) {
+  const int64_t some = kPixels;  // elements of a part, whose sums stay in a cache
+  for_each_part(ceil_div(size, some), threads, schedule, [&] {
+    return [&, some](int64_t part) {
+      const int64_t first = part * some, count = std::min(some, size - first);
+      std::fill_n(sums + first, count, 0.0f);
+      for (int64_t i = 0; i < examples; ++i) {
+        path.add_gradient_codes(codes + i * size + first, count, scales[i], levels, sums + first);
+      }
+    };
+  });
+}
+
 std::string build_float_gradient(const Op& op, Step* step) {
   const std::string error = build_step(op, step);
   if (!error.empty()) return error;

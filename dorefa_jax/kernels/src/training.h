@@ -22,6 +22,10 @@ void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t 
 // gaps left out, times `factor`: [group][pixel][padded outputs] from tap sums [group][tap][padded outputs].
 std::vector<int32_t> pixel_offsets(const Step& step, const int32_t* tap_sums, int32_t factor);
 
+// sums[element] = sum over examples of scale (2 code - levels): what an image of ones gives each position's weights.
+void sum_gradient_codes(const Path& path, const uint8_t* codes, const float* scales, int64_t examples, int64_t size,
+                        int64_t levels, float* sums, int64_t threads, const Schedule& schedule);
+
 // Lays out a weight gradient. Returns an empty string, or what is wrong.
 std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t planes, WeightGradient* w);
 

@@ -96,6 +96,22 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
   return ffi::Error::Success();
 }
 
+// codes: [examples, ...]; sums: the shape of one example.
+ffi::Error gradient_sums_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> codes, ffi::Buffer<ffi::F32> scales,
+                                 ffi::Buffer<ffi::S32> bits, ffi::ResultBuffer<ffi::F32> sums, int64_t path) {
+  if (!has_path(path)) return no_path(path);
+  const int64_t examples = static_cast<int64_t>(scales.element_count());
+  const int64_t size = static_cast<int64_t>(sums->element_count());
+  if (bits.element_count() != 1) return invalid("bits are 1 number");
+  const std::string error = check_bits(bits.typed_data()[0], "gradients");
+  if (!error.empty()) return invalid(error);
+  if (static_cast<int64_t>(codes.element_count()) != examples * size) return invalid("codes of examples of another size");
+  sum_gradient_codes(paths()[path], codes.typed_data(), scales.typed_data(), examples, size,
+                     (int64_t{1} << bits.typed_data()[0]) - 1, sums->typed_data(), pool.num_threads(),
+                     schedule_on(pool));
+  return ffi::Error::Success();
+}
+
 // planes: [examples * pixels, planes, words]; gradients: [examples, ...]; sums: [groups, taps, channels, padded outputs].
 ffi::Error weight_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U32> planes, ffi::Buffer<ffi::U8> gradients,
                                    ffi::Buffer<ffi::F32> scales, ffi::Buffer<ffi::S32> words,
@@ -153,6 +169,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaFloatGradient, DOREFA_GUARDED(dorefa::float_
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<int64_t>("path"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(DorefaSumGradients, DOREFA_GUARDED(dorefa::gradient_sums_checked),
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::U8>>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::Buffer<ffi::F32>>()

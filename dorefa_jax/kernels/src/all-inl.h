@@ -1,0 +1,13 @@
+// Everything that is compiled once for each path, after its Simd: a path includes this, and nothing else of it.
+#include "sink.h"
+#include "tile.h"
+#include "winograd.h"
+#include "tables.h"
+#include "input.h"
+#include "block.h"
+#include "gradient.h"
+#include "weight_gradient.h"
+#include "float_gradient.h"
+#include "affine_pool.h"
+#include "image_pool.h"
+#include "window_gradient.h"
