@@ -5,6 +5,7 @@ from dorefa_jax import linen as linen
 from dorefa_jax import methods as methods
 from dorefa_jax import models as models
 from dorefa_jax import nnx as nnx
+from dorefa_jax import testing as testing
 from dorefa_jax._version import __version__ as __version__
 from dorefa_jax.bits import BitWidths as BitWidths
 from dorefa_jax.cost import complexity as complexity

@@ -19,7 +19,6 @@ from dorefa_jax.inference.graph import Segment
 from dorefa_jax.inference.packed_model import PackedModel
 from dorefa_jax.inference.validate import check_graph
 from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.models.svhn import MIN_IMAGE_SIZE, SvhnConvNet
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 EVALUATION_FLAGS = {
@@ -48,7 +47,7 @@ def freeze(
     variables: of a linen model; None for the others.
     bits: W and A, 1 to 8, for models that take them in a call; static.
     input_shape: of an image without a batch axis, [height, width, channels] or [features];
-      `SvhnConvNet` for 40x40 images needs none.
+      A model with a method `input_shape(params)` needs none, as a `SvhnConvNet` for 40x40 images.
 
   Returns:
     The packed model, whose predictions are the model's in evaluation.
@@ -79,14 +78,18 @@ def freeze(
   elif variables is not None:
     raise ValueError("only linen models have variables apart from themselves: pass None")
   if input_shape is None:
-    if not isinstance(model, SvhnConvNet):
+    shape_of = getattr(model, "input_shape", None)  # of models that can tell it from their parameters
+    if not callable(shape_of):
       raise ValueError("freeze needs input_shape, the shape of an image without a batch axis, such as (32, 32, 3)")
-    input_shape = _svhn_input_shape(variables["params"])
+    input_shape = shape_of(variables["params"])
   input_shape = _sizes(input_shape)
   graph = compile_graph(flatten(_evaluation(model, variables, bits), input_shape))
   check_graph(graph)
   if not any(isinstance(node, Segment) for node in graph.nodes):
-    raise FreezeError("nothing to pack: no layer of the model quantizes weights and activations to 8 bits or fewer")
+    reasons = "".join(f"; {layer}: {reason}" for layer, reason in graph.notes.items())
+    raise FreezeError(
+      f"nothing to pack: no layer of the model quantizes weights and activations to 8 bits or fewer{reasons}"
+    )
   return PackedModel(graph)
 
 
@@ -110,22 +113,6 @@ def _check_variables(variables: Any) -> None:
       f"the keys {', '.join(map(str, list(variables)[:8]))}" if isinstance(variables, Mapping) else repr(variables)[:80]
     )
     raise ValueError(f"variables must be a dict with the key 'params', as model.init returns, got {got}")
-
-
-def _svhn_input_shape(params: Any) -> tuple[int, ...]:
-  """The one image size that the parameters of a `SvhnConvNet` fit."""
-  try:
-    channels = params["conv0"]["kernel"].shape[2]
-    positions = params["fc"]["kernel"].shape[0] // params["conv6"]["kernel"].shape[3]
-  except (AttributeError, IndexError, KeyError, TypeError) as error:
-    got = ", ".join(map(str, list(params)[:20])) if isinstance(params, Mapping) else type(params).__name__
-    raise ValueError(f"the variables are not a SvhnConvNet's: params lacks {error}, and has {got}") from error
-  if positions != 1:  # several sizes leave as many positions, and images need not be square
-    raise ValueError(
-      f"the model was initialized with images larger than {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}: pass their shape as "
-      f"input_shape, such as ({MIN_IMAGE_SIZE + 8}, {MIN_IMAGE_SIZE + 8}, {channels})"
-    )
-  return MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels
 
 
 def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[[jax.Array], jax.Array]:

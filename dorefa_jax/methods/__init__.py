@@ -1,6 +1,7 @@
 """Methods: each a file of quantizers of weights, activations and gradients."""
 
 from dorefa_jax.methods.balanced import balanced as balanced
+from dorefa_jax.methods.bernoulli import stochastic_bits as stochastic_bits
 from dorefa_jax.methods.bi_real import bi_real as bi_real
 from dorefa_jax.methods.bnn import bnn as bnn
 from dorefa_jax.methods.fda_bnn import fda_bnn as fda_bnn

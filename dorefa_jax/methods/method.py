@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dorefa_jax.methods.grids import wide_dtype
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, Bits, check_bits, is_full_precision
 from dorefa_jax.methods.bounding import BoundKind
+from dorefa_jax.methods.grids import wide_dtype
 
 State: TypeAlias = Mapping[str, jax.Array]
 """What a quantizer learns, by name; empty for most."""

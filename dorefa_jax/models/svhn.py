@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -158,6 +159,28 @@ class SvhnConvNet(nn.Module):
       name="fc",
     )(x, bits=last_bits, quantizers=quantizers)
     return x if x.dtype.itemsize > 4 else x.astype(jnp.float32)
+
+  def input_shape(self, params: Any) -> tuple[int, ...]:
+    """The one shape of an image, without a batch axis, that parameters fit.
+
+    Args:
+      params: of this network.
+
+    Raises:
+      ValueError: the parameters are another network's, or fit several sizes.
+    """
+    try:
+      channels = params["conv0"]["kernel"].shape[2]
+      positions = params["fc"]["kernel"].shape[0] // params["conv6"]["kernel"].shape[3]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+      got = ", ".join(map(str, list(params)[:20])) if isinstance(params, Mapping) else type(params).__name__
+      raise ValueError(f"the variables are not a SvhnConvNet's: params lacks {error}, and has {got}") from error
+    if positions != 1:  # several sizes leave as many positions, and images need not be square
+      raise ValueError(
+        f"the model was initialized with images larger than {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE}: pass their shape as "
+        f"input_shape, such as ({MIN_IMAGE_SIZE + 8}, {MIN_IMAGE_SIZE + 8}, {channels})"
+      )
+    return MIN_IMAGE_SIZE, MIN_IMAGE_SIZE, channels
 
 
 def scaled_features(width: float) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dorefa_jax import ops
 from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
 from dorefa_jax.injected import Injected
 from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
-from dorefa_jax.nnx.state import initial_state
+from dorefa_jax.nnx.state import initial_state, learned_state
 
 
 class _Quantized(nnx.Module):
@@ -161,7 +161,8 @@ class Linear(_Quantized, nnx.Linear):
     return nnx.Linear.__call__(Injected(self, dot_general=product), inputs, *args, **kwargs)
 
 
-def _draw(source: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
+def draw_gradient_key(source: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
+  """The next key of a source, or the key; None without a source."""
   if isinstance(source, nnx.Rngs):  # one with other streams alone is no source, here as in the constructor
     has_stream = ops.GRADIENT_STREAM in source or "default" in source
     source = source[ops.GRADIENT_STREAM] if has_stream else None
@@ -188,8 +189,8 @@ def _product(layer: Any, op: Any, bits: BitWidths | None, quantizers: Quantizers
     quantizers = quantizers.masked(layer.mask)
   key = None
   if not layer.deterministic and not is_full_precision(bits.gradients):
-    key = _draw(layer.gradient_rngs if rngs is None else rngs)
-  state = {name: {key: leaf[...] for key, leaf in part.items()} for name, part in layer.quantizer_state.items()}
+    key = draw_gradient_key(layer.gradient_rngs if rngs is None else rngs)
+  state = learned_state(layer)
 
   def product(*operands: Any, out_sharding: Any = None, **options: Any) -> jax.Array:
     # nnx names the argument in every call; the lax functions of older versions lack it.

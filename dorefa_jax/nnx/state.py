@@ -42,6 +42,11 @@ def initialize_quantizers(layer: Any, x: jax.Array, rngs: nnx.Rngs) -> None:
   layer.quantizer_state = _initialize(layer, {"weights": layer.kernel[...], "activations": x}, rngs)
 
 
+def learned_state(layer: Any) -> dict[str, dict[str, jax.Array]]:
+  """What a layer's quantizers learned, as products take it."""
+  return {name: {key: leaf[...] for key, leaf in part.items()} for name, part in layer.quantizer_state.items()}
+
+
 def _initialize(layer: Any, values: dict[str, jax.Array], rngs: nnx.Rngs) -> nnx.Dict:
   state = {}
   for name, value in values.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dorefa_jax.methods.grids import wide_dtype
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -14,6 +12,7 @@ from jax import lax
 
 from dorefa_jax.bits import Bits, BitWidths, T
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.methods.grids import wide_dtype
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantize
 from dorefa_jax.methods.quantizers import Quantizers
 

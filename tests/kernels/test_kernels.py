@@ -12,9 +12,9 @@ import pytest
 from dorefa_jax import kernels
 from dorefa_jax.kernels import xla
 from dorefa_jax.kernels.availability import PATH_VARIABLE
-from dorefa_jax.kernels.program import MIDDLE
 from dorefa_jax.kernels.formats import best_format
 from dorefa_jax.kernels.packing import Format, pack_weights
+from dorefa_jax.kernels.program import MIDDLE
 from tests.kernels import native
 from tests.on_path import on_path
 

@@ -32,15 +32,15 @@ def compile_graph(program: FlatProgram) -> Graph:
     for value in equation.dynamic:
       users.setdefault(value, []).append(equation.output)
   shapes = {0: (1, *program.input_shape), **{equation.output: equation.shape for equation in program.equations}}
+  notes: dict[str, str] = {}
   fresh = itertools.count(max(makers, default=0) + 1)
-  found = {equation.output: find_product(equation, makers, shapes, fresh) for equation in program.equations}
+  found = {equation.output: find_product(equation, makers, shapes, fresh, notes) for equation in program.equations}
   products = {number: product for number, product in found.items() if product is not None}
   for product in products.values():
     for equation in product.to_unit:
       makers[equation.output], shapes[equation.output] = equation, equation.shape
   feeds: dict[int, tuple[int, list[Layer]]] = {}  # {product: the next one and the layers up to it}
   fed: set[int] = set()
-  notes: dict[str, str] = {}
   for number, product in products.items():
     if product.end is None:
       continue

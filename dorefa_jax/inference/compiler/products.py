@@ -19,8 +19,9 @@ from dorefa_jax.ops.marks import NAME, Role
 
 
 def find_product(
-  equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]], fresh: Iterator[int]
-) -> Product | None:
+  equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]], fresh: Iterator[int],
+  notes: dict[str, str],
+) -> Product | None:  # fmt: skip
   """The product that an equation is, or None: another operation, or one that stays float as it is.
 
   Args:
@@ -28,6 +29,7 @@ def find_product(
     makers: {value: the equation that makes it}.
     shapes: of values.
     fresh: numbers of no value.
+    notes: takes, by layer, why a quantized product stays one of floats.
 
   Raises:
     FreezeError: a quantized product in a layout that packed models do not have.
@@ -63,8 +65,12 @@ def find_product(
   assert mark is not None
   grid = Grid.of(mark)
   found = _codes(w, weights, equation.layer)
-  if found is None or (grid.offset and geometry[2] != ((0, 0), (0, 0))):
-    return None  # zero lies on no half step of the weights' grid, or pads no code: it stays a product of floats
+  if found is None:
+    notes[name] = "zero lies on no half step of its weights' grid"
+    return None
+  if grid.offset and geometry[2] != ((0, 0), (0, 0)):
+    notes[name] = "its activations have no code for the zeros that it is padded with; padding='VALID' needs none"
+    return None
   codes, half, zero = found
   factor = (half * grid.scale).astype(np.float32)
   offset = (grid.offset * half * (2 * codes.astype(np.int64) - zero).sum((0, 1, 2))).astype(np.float32)
