@@ -15,7 +15,7 @@ def has_explicit_axes(operands: Any) -> bool:
   """Whether an operand lies on a mesh with explicit axes, as `jax.make_mesh` makes them.
 
   Example:
-    >>> has_explicit_axes(np.ones(2))
+    >>> has_explicit_axes(jax.numpy.ones(2))
     False
   """
   explicit = jax.sharding.AxisType.Explicit

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
+from dorefa_jax.methods.grids import straight_through
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer, static
 from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.not_finite import max_magnitude, nan_unless_finite
@@ -43,8 +44,7 @@ class BalancedWeights(Quantizer):
 
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """From -s to s."""
-    constant = jax.lax.stop_gradient(x)
-    return x + jax.lax.stop_gradient(self.codes(constant, bits).values.astype(x.dtype) - constant)
+    return straight_through(x, self.codes(jax.lax.stop_gradient(x), bits).values.astype(x.dtype))
 
   def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine:
     """`s (2 c - n) / n`, n = 2^k - 1."""

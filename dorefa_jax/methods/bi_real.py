@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
 from dorefa_jax.methods.bnn import Sign, clipped_sign, sign, sign_codes
+from dorefa_jax.methods.grids import straight_through
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.methods.xnor_net import filter_magnitude
@@ -57,7 +58,7 @@ class ConstantFilterSign(Quantizer):
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """-a_o or a_o; the gradient is that of the sign, not times a_o."""
     signs = clipped_sign(x)
-    return signs + jax.lax.stop_gradient((filter_magnitude(x) - 1) * signs)
+    return straight_through(signs, filter_magnitude(x) * signs)
 
   def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine | None:
     """`a_o (2 c - 1)`."""

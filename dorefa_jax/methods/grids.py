@@ -74,6 +74,15 @@ def check_floating(x: jax.Array, name: str) -> jax.Array:
 
 
 @jax.custom_vjp
+def straight_through(x: jax.Array, values: jax.Array) -> jax.Array:
+  """`values`, whose gradient is that of `x`."""
+  return values
+
+
+straight_through.defvjp(lambda x, values: (values, None), lambda _, g: (g, jnp.zeros_like(g)))
+
+
+@jax.custom_vjp
 def round_straight_through(x: jax.Array) -> jax.Array:
   """`round(x)`, halves to even; the gradient passes straight through."""
   return jnp.round(x)

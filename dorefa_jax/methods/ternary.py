@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dorefa_jax.bits import Bits
 from dorefa_jax.methods.bounding import BoundKind
-from dorefa_jax.methods.grids import round_straight_through
+from dorefa_jax.methods.grids import round_straight_through, straight_through
 from dorefa_jax.methods.method import NO_STATE, Affine, Quantizer, State, quantizer
 from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.not_finite import nan_unless_finite
@@ -37,8 +37,7 @@ class TernaryWeights(Quantizer):
 
   def __call__(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> jax.Array:
     """-s, 0 or s."""
-    constant = jax.lax.stop_gradient(x)
-    return x + jax.lax.stop_gradient(self.codes(constant, bits).values.astype(x.dtype) - constant)
+    return straight_through(x, self.codes(jax.lax.stop_gradient(x), bits).values.astype(x.dtype))
 
   def codes(self, x: jax.Array, bits: Bits, state: State = NO_STATE) -> Affine:
     """`s (c - 1)`, c = 0, 1 or 2."""

@@ -243,6 +243,19 @@ def block_wins(operands: Any, shape: tuple[int, ...], bits: BitWidths) -> bool:
   return available().is_compiled and min(shape[2:]) >= MIN_CHANNELS
 
 
+@jax.custom_jvp
+def once(result: T, operands: Any) -> T:
+  """`result`, which depends on `operands` in a way that JAX does not see: to differentiate it again is refused.
+
+  A forward pass on kernels takes constants, and its operands carry gradients alone. Differentiated a second time it
+  would seem constant.
+  """
+  return result
+
+
+once.defjvp(lambda primals, tangents: refuse_second_derivative())
+
+
 def refuse_second_derivative(*_: Any) -> Any:
   """Raises ValueError, as the derivative of a gradient that has none."""
   raise ValueError("products on integer kernels are differentiated once; for second derivatives use backend='emulated'")

@@ -25,7 +25,7 @@ from dorefa_jax.methods.bounding import BoundKind, bound
 from dorefa_jax.methods.grids import quantize_k
 from dorefa_jax.methods.stochastic_rounding import quantize_gradients
 from dorefa_jax.not_finite import nan_where
-from dorefa_jax.ops.backends import KEY_KIND, can_differentiate, choose_with, on_mesh, refuse_second_derivative
+from dorefa_jax.ops.backends import KEY_KIND, can_differentiate, choose_with, on_mesh, once, refuse_second_derivative
 from dorefa_jax.ops.codes import activation_line, along_outputs, weight_codes
 from dorefa_jax.ops.integer_product import Codes, gradients_of_codes, ones_product
 from dorefa_jax.ops.layouts import NotInteger, as_convolution, has_sizes
@@ -253,6 +253,7 @@ def conv_block(
   ) -> tuple[Any, tuple[Any, ...]]:
     bits = restore(traced)
     planes, statistics, results = choose_with(bits, made.forward, made.emulated_forward, u, w, codes, norm, shortcut)
+    results, statistics = once((results, statistics), (x, w, norm, shortcut))
     return (results, statistics), (planes, statistics, w, codes, norm, shortcut, key, traced)
 
   def backward(saved: tuple[Any, ...], g: Any) -> tuple[Any, ...]:

@@ -33,7 +33,7 @@ from dorefa_jax.methods.bounding import bound
 from dorefa_jax.methods.grids import quantize_k
 from dorefa_jax.methods.stochastic_rounding import quantize_cotangent
 from dorefa_jax.not_finite import nan_where
-from dorefa_jax.ops.backends import KEY_KIND, choose, choose_with, on_mesh, refuse_second_derivative
+from dorefa_jax.ops.backends import KEY_KIND, choose, choose_with, on_mesh, once, refuse_second_derivative
 from dorefa_jax.ops.codes import ActivationLine, WeightCodes, along_outputs
 from dorefa_jax.ops.emulated import FloatProduct
 from dorefa_jax.ops.layouts import Convolution
@@ -174,7 +174,7 @@ def integer_product(
   def forward(
     x: jax.Array, w: jax.Array, u: jax.Array, codes: Codes, key: jax.Array, *traced: jax.Array
   ) -> tuple[jax.Array, tuple[Any, ...]]:
-    y, has_nan = run_with(u, w, codes, restore(traced))
+    y, has_nan = once(run_with(u, w, codes, restore(traced)), (x, w))
     return y, (product.pack(u, restore(traced)), w, codes, key, has_nan, traced)
 
   @jax.custom_vjp

@@ -14,7 +14,7 @@ from jax import lax
 from dorefa_jax.bits import BitWidths, apart_from_arrays
 from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
-from dorefa_jax.ops.backends import Backend, Way, choose, choose_way, on_mesh
+from dorefa_jax.ops.backends import Backend, Way, choose, choose_way, on_mesh, once
 from dorefa_jax.ops.codes import activation_line, weight_codes
 from dorefa_jax.ops.emulated import FloatProduct, emulated_product
 from dorefa_jax.ops.image_conv import image_product
@@ -220,7 +220,7 @@ def _with_emulated_gradient(
     return integers(*operands)
 
   def forward(y: jax.Array, *operands: Any) -> tuple[jax.Array, int]:
-    return (integers(*operands) if is_forward_integer else y), len(operands)
+    return (once(integers(*operands), y) if is_forward_integer else y), len(operands)
 
   run.defvjp(forward, lambda count, g: (g, *(None for _ in range(count))))
   operands = lax.stop_gradient((unit, codes, x, w, *arrays))

@@ -39,8 +39,11 @@ def test_codes_are_the_values(name, part):
   testing.check_quantizer(getattr(quantizers, part), x, getattr(dorefa.BitWidths(*bits), part))
 
 
+RELATIVES = ("dorefa 8,8,8", "xnor_net centered", "balanced max", "lsq 4,3,8", "dorefa 3,3,6")
+
+
 @needs_library
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(m, marks=pytest.mark.slow) if m in RELATIVES else m for m in METHODS])
 def test_integers_blocks_and_packed_models_equal_the_emulation(name):
   quantizers, bits = METHODS[name]
   testing.check_method(quantizers, dorefa.BitWidths(*bits))
