@@ -73,6 +73,7 @@ def test_quantize_k_passes_the_cotangent_straight_through(bits):
 def test_weights_are_the_papers_to_a_level(w, k):
   if not np.abs(np.tanh(w)).max() > 1e-6:
     return
+  w = np.where(np.abs(w) < np.finfo(np.float32).tiny, np.float32(0), w)  # as XLA takes what is denormal
   got = np.asarray(dorefa.quantize_weights(jnp.asarray(w), k), np.float64)
   expected = reference_weights(w.astype(np.float64), k)
   # A value that float32 puts on the other side of a boundary may come out one step away.
