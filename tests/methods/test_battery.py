@@ -73,7 +73,7 @@ def test_surrogates_of_activations(quantizer, slopes):
 def test_xnor_nets_gradient_is_the_papers():
   w = jax.random.normal(jax.random.key(0), (3, 3, 4, 5))
   scale = jnp.abs(w).mean((0, 1, 2))
-  expected = 1 / 36 + scale * (jnp.abs(w) <= 1).reshape(-1, 5).astype(jnp.float32)
+  expected = 1 / 36 + scale[None] * (jnp.abs(w) <= 1).reshape(-1, 5).astype(jnp.float32)
   np.testing.assert_allclose(surrogate(dorefa.methods.xnor_net().weights, w).reshape(-1, 5), expected, rtol=1e-6)
 
 
