@@ -27,7 +27,7 @@ class Quantizers:
     gradients: a `GradientQuantizer`.
 
   Raises:
-    ValueError: another object than these.
+    ValueError: a class instead of its instance; layers refuse other objects.
 
   Example:
     >>> import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Quantizers:
       given = getattr(self, name)
       if isinstance(given, type) or (callable(given) and not isinstance(given, Quantizer)):
         if isinstance(given, type):
-          raise ValueError(f"{name} must be a quantizer, got the class {given.__name__}: call it, {given.__name__}()")
+          raise ValueError(f"{name} must be a quantizer, got the class {given.__name__}: make one, {given.__name__}()")
         object.__setattr__(self, name, FromFunction(given))
 
   def masked(self, mask: jax.Array) -> Quantizers:
@@ -60,7 +60,7 @@ class Quantizers:
 
 
 def check_quantizers(quantizers: object) -> Quantizers:
-  """Returns `quantizers`, or raises ValueError where it is no `Quantizers`.
+  """Returns `quantizers`, or raises ValueError where it is no `Quantizers`, or one of its parts is no quantizer.
 
   Example:
     >>> check_quantizers("dorefa")
@@ -70,6 +70,9 @@ def check_quantizers(quantizers: object) -> Quantizers:
   """
   if not isinstance(quantizers, Quantizers):
     raise ValueError(f"quantizers must be a Quantizers, such as dorefa_jax.methods.dorefa(), got {quantizers!r}")
+  for name, kind in (("weights", Quantizer), ("activations", Quantizer), ("gradients", GradientQuantizer)):
+    if not isinstance(getattr(quantizers, name), kind):
+      raise ValueError(f"{name} of quantizers must be a {kind.__name__}, got {getattr(quantizers, name)!r}")
   return quantizers
 
 

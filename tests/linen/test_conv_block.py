@@ -134,6 +134,8 @@ def test_a_first_block_on_images(strides, kernel_size):
     ({"backend": "fast"}, "backend must be one of"),
     ({"bound": "tanh"}, "kind must be one of"),
     ({"quantizers": "bnn"}, "quantizers must be a Quantizers"),
+    ({"quantizers": dorefa.Quantizers(weights="bnn")}, "weights of quantizers must be a Quantizer, got 'bnn'"),
+    ({"quantizers": dorefa.Quantizers(gradients=4)}, "gradients of quantizers must be a GradientQuantizer, got 4"),
   ],
 )
 def test_wrong_arguments_are_named(options, message):
