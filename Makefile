@@ -6,6 +6,8 @@ PYTEST_WORKERS ?= 2
 
 SANITIZED := build/sanitized
 NATIVE := dorefa_jax/kernels/src
+# All but XLA's handlers, which alone need jaxlib's headers.
+NATIVE_SOURCES = find $(NATIVE) -name '*.cc' -not -path '*/ffi/*'
 
 .PHONY: compiled sanitize no-compiler other-jaxlib sweep test test-unit test-core test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
@@ -55,9 +57,9 @@ sanitize: $(VENV)/.test $(SANITIZED)/library.so
 	  $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/kernels/test_native.py tests/kernels/test_native_training.py \
 	  tests/kernels/test_native_blocks.py tests/inference/test_fuzz.py
 
-$(SANITIZED)/library.so: $(wildcard $(NATIVE)/*)
+$(SANITIZED)/library.so: $(wildcard $(NATIVE)/* $(NATIVE)/*/*)
 	mkdir -p $(SANITIZED)
-	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off $(SOFTWARE_AMX) \
+	$(NATIVE_SOURCES) | xargs -P 2 -I{} sh -c '$(CXX) -O1 -g -std=c++17 -ffp-contract=off -I$(NATIVE) $(SOFTWARE_AMX) \
 	  -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -c {} -o $(SANITIZED)/$$(basename {}).o'
 	$(CXX) -shared -fsanitize=address,undefined $(SANITIZED)/*.o -o $@ -pthread
 
@@ -83,7 +85,7 @@ no-compiler: $(VENV)/.core
 OTHER := build/other_jaxlib
 other-jaxlib: $(OTHER)/oldest/.done $(OTHER)/newest/.done
 	rm -rf $(OTHER)/objects && mkdir -p $(OTHER)/objects
-	ls $(NATIVE)/*.cc | grep -v handlers | xargs -P 2 -I{} sh -c '$(CXX) -O1 -std=c++17 -ffp-contract=off -fPIC -c {} \
+	$(NATIVE_SOURCES) | xargs -P 2 -I{} sh -c '$(CXX) -O1 -std=c++17 -ffp-contract=off -I$(NATIVE) -fPIC -c {} \
 	  -o $(OTHER)/objects/$$(basename {}).o'
 	$(call compile_with,oldest)
 	$(call compile_with,newest)
@@ -96,7 +98,7 @@ headers = $$($(CURDIR)/$(OTHER)/$(1)/bin/python -c "import jaxlib; print(jaxlib.
 define compile_with
 	rm -rf $(OTHER)/with_$(1) && mkdir -p $(OTHER)/with_$(1)
 	cp -r dorefa_jax tests/kernels/check.py $(OTHER)/with_$(1) && rm -f $(OTHER)/with_$(1)/dorefa_jax/kernels/_native*
-	$(CXX) -O1 -std=c++17 -fPIC -shared -isystem $(call headers,$(1)) $(NATIVE)/*handlers.cc $(OTHER)/objects/*.o \
+	$(CXX) -O1 -std=c++17 -fPIC -shared -I$(NATIVE) -isystem $(call headers,$(1)) $(NATIVE)/ffi/*.cc $(OTHER)/objects/*.o \
 	  -o $(OTHER)/with_$(1)/dorefa_jax/kernels/_native.so -pthread
 endef
 
@@ -136,7 +138,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/*) | $(VENV)/bin/python
+$(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/* $(NATIVE)/*/*) | $(VENV)/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e .
 	touch $@
 

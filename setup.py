@@ -31,7 +31,7 @@ class ParallelBuild(build_ext):
       print(f"compiling the integer kernels on {workers} cores: about {200 // workers} s", file=sys.stderr, flush=True)
       begin = time.monotonic()
       # The instruction sets' sources take longest, of those the widest first.
-      ordered = sorted(sources, key=lambda source: "path_" not in source)
+      ordered = sorted(sources, key=lambda source: pathlib.Path(source).parent.name != "paths")
       with ThreadPoolExecutor(workers) as pool:
         compiled = pool.map(lambda source: one_after_the_other([source], *args, **options), ordered)
         objects = dict(zip(ordered, (names for [*names] in compiled)))
@@ -52,8 +52,9 @@ setup(
     # sets are chosen at run time, so no -march here.
     Extension(
       "dorefa_jax.kernels._native",
-      sources=sorted(str(path) for path in SOURCES.glob("*.cc")),
-      depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in SOURCES.glob(pattern)),
+      sources=sorted(str(path) for path in SOURCES.rglob("*.cc")),
+      depends=sorted(str(path) for pattern in ("*.h", "*.inc") for path in SOURCES.rglob(pattern)),
+      include_dirs=[str(SOURCES)],
       extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-g0"]
       + [flag for folder in jaxlib_headers() for flag in ("-isystem", folder)],
       extra_link_args=["-pthread"],

@@ -128,7 +128,7 @@ def _packed_words(segment: Segment, ops: list[Op]) -> int:
 
 
 def _scratch_words(ops: list[Op]) -> int:
-  """Words of the kernels' buffers for an image, as `src/program.cc` derives them and `src/run.cc` lays them out."""
+  """Words of the kernels' buffers for an image, as `src/program/program.cc` derives them and `src/batch/run.cc` lays them out."""
   words = 0
   for before, op in zip([ops[0], *ops], ops):
     channels = op.channels // op.groups
