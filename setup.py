@@ -28,7 +28,7 @@ class ParallelBuild(build_ext):
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def compile(sources: list[str], *args: object, **options: object) -> list[str]:
-      print(f"compiling the integer kernels on {workers} cores: about {200 // workers} s", file=sys.stderr, flush=True)
+      print(f"compiling the integer kernels on {workers} cores: about {100 // workers} s", file=sys.stderr, flush=True)
       begin = time.monotonic()
       # The instruction sets' sources take longest, of those the widest first.
       ordered = sorted(sources, key=lambda source: pathlib.Path(source).parent.name != "paths")

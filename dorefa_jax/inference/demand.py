@@ -70,6 +70,8 @@ def segment_demand(segment: Segment) -> Demand:
       inner = inner * layer.weights.shape[2] + len(layer.parameters)
       panels += op.groups * -(-op.outputs // op.groups // PANEL_CHANNELS)
     work += math.prod(op.out_shape) * inner
+    if op.input_zero:
+      work += op.out_shape[0] * op.out_shape[1] * op.groups * padded_outputs(op.outputs // op.groups) * math.prod(op.kernel)
   return Demand(work, max(in_xla, *kernels), panels)
 
 
@@ -123,12 +125,13 @@ def _packed_words(segment: Segment, ops: list[Op]) -> int:
       taps = op.kernel[0] * (len(POINTS) + 1 if op.format is Format.WINOGRAD else op.kernel[1])
       shape = taps, layer.weights.shape[2], op.outputs
       words += weight_words(op.format, op.weight_bits, shape, op.groups)
-      words += max(3, len(layer.parameters)) * op.groups * padded_outputs(op.outputs // op.groups)
+      rows = max(3, len(layer.parameters)) + (taps if op.input_zero else 0)
+      words += rows * op.groups * padded_outputs(op.outputs // op.groups)
   return words
 
 
 def _scratch_words(ops: list[Op]) -> int:
-  """Words of the kernels' buffers for an image, as `src/program/program.cc` derives them and `src/batch/run.cc` lays them out."""
+  """Words of the kernels' buffers for an image: `src/program/program.cc` derives them, `src/batch/run.cc` lays them out."""
   words = 0
   for before, op in zip([ops[0], *ops], ops):
     channels = op.channels // op.groups
@@ -142,6 +145,8 @@ def _scratch_words(ops: list[Op]) -> int:
       words += tile_outputs(op.kernel[1]) * (tiles + 2) * pixel
     planes = op.activation_bits if op.format is Format.BITS else 1
     words += (op.groups * planes + 1) * rows * row + (1 + MAX_BITS) * row + SUMS_OF_A_WINDOW * out_rows * out_columns
+    if op.input_zero:  # a class for each pixel, at most
+      words += out_rows * out_columns * (1 + op.groups * padded_outputs(op.outputs // op.groups))
     if op.kind is Kind.CONV and op.format is Format.TABLES:
       reach = (op.kernel[0] - 1) * op.dilation[0] + 1
       words += 16 * reach * (columns * -(-channels // TABLE_CHANNELS) + 3) + 2 * PANEL_CHANNELS * out_columns

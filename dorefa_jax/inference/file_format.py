@@ -200,7 +200,9 @@ def _encode_segment(segment: Segment, put: Any) -> dict[str, Any]:
         "groups": layer.groups,
         "output": layer.output.name,
         "parameters": put(_narrow_columns(layer.parameters)),
-        **({} if layer.weight_zero is None else {"weight_zero": layer.weight_zero}),
+        **{
+          field: getattr(layer, field) for field in ("weight_zero", "input_zero") if getattr(layer, field) is not None
+        },
       }
     )
   return {
@@ -247,7 +249,7 @@ def _decode_layer(layer: Any, arrays: _Arrays) -> Layer:
     return MaxPool(pair(layer["window"]), pair(layer["strides"]), _padding(layer["padding"]), on_sums)
   record(
     layer, ("name", "weights", "activation_bits", "strides", "dilation", "padding", "groups", "output", "parameters"),
-    ("weight_zero",),
+    ("weight_zero", "input_zero"),
   )  # fmt: skip
   output = {output.name: output for output in LAYER_OUTPUTS}.get(text(layer["output"]))
   if output is None:
@@ -262,7 +264,7 @@ def _decode_layer(layer: Any, arrays: _Arrays) -> Layer:
   return Conv(
     text(layer["name"]), weights, bits, activation_bits, pair(layer["strides"]), pair(layer["dilation"]),
     _padding(layer["padding"]), integer(layer["groups"], 1), output, parameters,
-    integer(layer["weight_zero"], 0, 2 * (2**8 - 1)) if "weight_zero" in layer else None,
+    **{field: integer(layer[field], 0, 2 * (2**8 - 1)) for field in ("weight_zero", "input_zero") if field in layer},
   )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class Conv:
     parameters: float32 [2, outputs], or thresholds of the sums' dtype: [levels, outputs], of VALLEY
       [2 levels, outputs]; a single column where all outputs have the same.
     weight_zero: the weight of code c is `2 c - weight_zero`; None for the middle of the codes' range, 2^W - 1.
+    input_zero: None where sums are of codes a times weights; else of `2 a - input_zero`, and padding adds nothing to them.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Conv:
   output: Output
   parameters: np.ndarray
   weight_zero: int | None = None
+  input_zero: int | None = None
 
   @property
   def zero(self) -> int:
@@ -48,12 +50,14 @@ class Conv:
 
   @property
   def max_sum(self) -> int:
-    """The largest magnitude of a sum of codes times `2 c - z`."""
+    """The largest magnitude of a sum of codes, or of `2 a - input_zero`, times `2 c - z`."""
     if self.weight_bits is None or self.activation_bits is None:
       raise ValueError("float sums have no bound")
     length = int(np.prod(self.weights.shape[:3]))
     largest = max(self.zero, 2 * (2**self.weight_bits - 1) - self.zero)
-    return length * largest * (2**self.activation_bits - 1)
+    levels = 2**self.activation_bits - 1
+    inputs = levels if self.input_zero is None else max(self.input_zero, 2 * levels - self.input_zero)
+    return length * largest * inputs
 
   @property
   def fits_32_bits(self) -> bool:
@@ -68,6 +72,7 @@ class Conv:
       Kind.CONV, Format.FLOATS, *bits, *shape, kernel=self.weights.shape[:2], strides=self.strides,
       dilation=self.dilation, padding=self.padding, groups=self.groups, outputs=self.weights.shape[3],
       output=self.output, weight_zero=MIDDLE if self.weight_zero is None else self.weight_zero,
+      input_zero=self.input_zero or 0,
     )  # fmt: skip
 
   def op(self, shape: tuple[int, int, int], path: str | None = None) -> Op:

@@ -96,8 +96,8 @@ def for_kernels(segment: Segment) -> Segment:
   return dataclasses.replace(segment, layers=tuple(layers))
 
 
-def pack_layer(layer: Conv, format: packing.Format) -> tuple[np.ndarray, np.ndarray]:
-  """A layer's weights in panels, and its parameters, group by group."""
+def pack_layer(layer: Conv, format: packing.Format) -> list[np.ndarray]:
+  """A layer's weights in panels, its parameters and, where its input has a zero, sums of its weights; group by group."""
   height, width, channels, outputs = layer.weights.shape
   if format is packing.Format.WINOGRAD:
     weights = winograd.transform_weights(layer.weights)
@@ -114,7 +114,12 @@ def pack_layer(layer: Conv, format: packing.Format) -> tuple[np.ndarray, np.ndar
     if layer.output is Output.VALLEY:
       fill[len(part) // 2 :] = -_out_of_reach(part.dtype)
     groups.append(np.concatenate([part, fill], axis=1))
-  return words, np.stack(groups)
+  arrays = [words, np.stack(groups)]
+  if layer.input_zero is not None:
+    sums = (2 * layer.weights.astype(np.int32) - layer.zero).sum(2, dtype=np.int32)
+    sums = sums.reshape(height * width, layer.groups, outputs // layer.groups).transpose(1, 0, 2)
+    arrays.append(np.pad(sums, ((0, 0), (0, 0), (0, padded - sums.shape[2]))))
+  return arrays
 
 
 def segment_in_xla(segment: Segment, x: jax.Array) -> jax.Array:
@@ -174,6 +179,7 @@ def _sums(layer: Conv, x: jax.Array) -> jax.Array:
   w = layer.weights.astype(np.float32)
   if layer.weight_bits is not None:
     w = 2 * w - np.float32(layer.zero)
+    x = x if layer.input_zero is None else 2 * x - layer.input_zero  # before it is padded, with zeros
     dtype = jnp.float32 if layer.max_sum < EXACT_FLOAT else jnp.int32
   return lax.conv_general_dilated(
     x.astype(dtype), jnp.asarray(w).astype(dtype), layer.strides, layer.padding, rhs_dilation=layer.dilation,

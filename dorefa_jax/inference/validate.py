@@ -119,10 +119,12 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
       raise ValueError(f"{place} has codes beyond {layer.weight_bits} bits")
     if not 0 <= layer.zero <= 2 * (2**layer.weight_bits - 1):
       raise ValueError(f"{place} has a zero of weights, {layer.zero}, that is none of its half steps")
+    if layer.input_zero is not None and not 1 <= layer.input_zero <= 2 * (2**layer.activation_bits - 1):
+      raise ValueError(f"{place} has a zero of its input, {layer.input_zero}, that is none of its half steps above 0")
     if not layer.fits_32_bits:
       raise ValueError(f"{place} has sums beyond 32 bits")
     sum_dtype = np.dtype(np.int32)
-  elif layer.weight_zero is not None:
+  elif layer.weight_zero is not None or layer.input_zero is not None:
     raise ValueError(f"{place} has float weights, and a zero of codes")
   elif layer.weights.dtype != np.float32:
     raise ValueError(f"{place} has float weights of dtype {layer.weights.dtype}")

@@ -28,7 +28,7 @@ class Output(enum.IntEnum):
   FLOATS: `factor * sum + offset`. AFFINE: the code `trunc(clamp(factor * sum + offset, 0, n))`.
   THRESHOLDS: the code that counts the thresholds that the sum has reached. VALLEY: the same, and
   those of a second set that are above the sum are counted too. GRADIENT: of a program of codes,
-  `factor * (scale of the image) * (2 sum - offset of the pixel)`.
+  `factor * (scale of the image) * sum`.
   """
 
   FLOATS = 0
@@ -74,6 +74,8 @@ class Op:
     output: of a convolution.
     gap: steps between the pixels of a program's input, [height, width], with zeros between them.
     weight_zero: the weight of code c is `2 c - weight_zero`; MIDDLE for `2^W - 1`.
+    input_zero: 0 where a product is of codes a; else it is of `2 a - input_zero`, and padding and gaps count as zeros.
+      Such a convolution takes a third array, the sums of its weights over channels: int32 [groups, taps, padded outputs].
   """
 
   kind: Kind
@@ -92,6 +94,7 @@ class Op:
   output: Output = Output.FLOATS
   gap: tuple[int, int] = (1, 1)
   weight_zero: int = MIDDLE
+  input_zero: int = 0
 
   @property
   def out_shape(self) -> tuple[int, int, int]:
@@ -110,7 +113,7 @@ def encode(ops: Sequence[Op]) -> np.ndarray:
   Example:
     >>> op = Op(Kind.CONV, Format.BITS, 1, 2, 4, 4, 32, (3, 3), outputs=8)
     >>> encode([op]).shape
-    (23,)
+    (24,)
   """
   fields: list[int] = []
   for op in ops:

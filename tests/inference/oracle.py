@@ -48,7 +48,7 @@ def reference(segment, x):
       else native.signed(layer.weights, layer.weight_bits, layer.zero)
     )
     geometry = layer.strides, layer.dilation, layer.padding, layer.groups
-    sums = native.convolve(codes, w, *geometry)
+    sums = native.convolve(codes if layer.input_zero is None else 2 * codes - layer.input_zero, w, *geometry)
     if layer.weight_bits is None:
       error = np.broadcast_to(ROUNDING * np.abs(codes).max() * np.abs(w).sum((0, 1, 2)), sums.shape)
     if rest and isinstance(rest[0], MaxPool) and rest[0].on_sums:

@@ -119,6 +119,7 @@ def input_gradient(codes, scales, op, weights, params, tap_sums, path, threads=1
     _pointer(words),
     *(part for array in (weights, params) for part in (_pointer(array), ctypes.c_int64(array.size))),
     _pointer(tap_sums),
+    ctypes.c_int64(tap_sums.size),
     _optional(kept),
     ctypes.c_int64(0 if kept is None else kept.shape[1]),
     _pointer(y),

@@ -24,13 +24,21 @@ def product(x, codes, bits, format, path, threads=1, groups=1, **geometry):
   """The integer convolution on a path: factor 1 and offset 0."""
   op = native.conv_op(x, codes, format, bits, groups, **geometry)
   outputs = codes.shape[3]
-  words = native.pack(codes.reshape(-1, *codes.shape[2:]), format, bits[0], groups)
-  params = native.parameters([np.float32(1), np.float32(0)], outputs, groups)
-  return native.run(x, [op], [words, params], path, threads).reshape(len(x), *op.out_shape)
+  arrays = [
+    native.pack(codes.reshape(-1, *codes.shape[2:]), format, bits[0], groups),
+    native.parameters([np.float32(1), np.float32(0)], outputs, groups),
+  ]
+  if op.input_zero:
+    zero = None if op.weight_zero < 0 else op.weight_zero
+    sums = native.signed(codes, bits[0], zero).sum(2).astype(np.int32).reshape(-1, outputs)
+    arrays.append(np.stack([native.parameters(part, part.shape[1]) for part in np.split(sums, groups, 1)]))
+  return native.run(x, [op], arrays, path, threads).reshape(len(x), *op.out_shape)
 
 
-def expected(x, codes, bits, groups=1, zero=None, **geometry):
-  return native.convolve(native.quantize(x, bits[1]), native.signed(codes, bits[0], zero), groups=groups, **geometry)
+def expected(x, codes, bits, groups=1, zero=None, input_zero=0, **geometry):
+  x = native.quantize(x, bits[1])
+  x = 2 * x - input_zero if input_zero else x
+  return native.convolve(x, native.signed(codes, bits[0], zero), groups=groups, **geometry)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -63,6 +71,7 @@ def test_any_geometry_is_exact(path, data):
   codes = native.random_codes(rng, (*kernel, inputs, groups * outputs), bits[0])
   geometry = {"strides": strides, "dilation": dilation, "padding": padding, "groups": groups}
   zero = draw(st.integers(0, 2 * (2 ** bits[0] - 1)))
+  geometry["input_zero"] = draw(st.one_of(st.just(0), st.integers(1, 2 * (2 ** bits[1] - 1))))
   got = product(x, codes, bits, format, path, threads=draw(st.integers(1, 3)), weight_zero=zero, **geometry)
   np.testing.assert_array_equal(got, expected(x, codes, bits, zero=zero, **geometry))
 
@@ -282,12 +291,12 @@ def test_a_damaged_program_is_refused_or_harmless(data):
     native.run(x, ops, arrays, PATHS[0], words=words)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 22, 24, 68])
+@pytest.mark.parametrize("cut", [0, 1, 23, 25, 71])
 def test_a_cut_program_is_refused(cut):
   ops, arrays, _ = chain(
     np.random.default_rng(0), (1, 2), Format.BITS, Output.AFFINE, 1, 35, POOLS["overlapping"], ((0, 0), (0, 0))
   )
-  with pytest.raises(ValueError, match="records of 23 words"):
+  with pytest.raises(ValueError, match="records of 24 words"):
     native.run(np.zeros((1, 7, 8, 35)), ops, arrays, PATHS[0], words=native.encode(ops)[:cut])
 
 

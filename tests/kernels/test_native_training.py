@@ -84,7 +84,7 @@ def test_input_gradients_are_exact(path, data):
   sums = native.signed(turned, weight_bits, zero).sum(1).reshape(-1, groups, channels).transpose(1, 0, 2)
   op = dataclasses.replace(
     geometry.input_gradient_op(), format=format, weight_bits=weight_bits, activation_bits=gradient_bits,
-    weight_zero=zero,
+    weight_zero=zero, input_zero=2**gradient_bits - 1,
   )  # fmt: skip
   pixels, inputs = len(codes) * geometry.size[0] * geometry.size[1], groups * channels
   is_kept = rng.random((pixels, 2, 32 * -(-inputs // 32))) < draw(st.sampled_from([0.5, 1.0]))

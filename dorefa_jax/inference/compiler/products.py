@@ -68,14 +68,20 @@ def find_product(
   if found is None:
     notes[name] = "zero lies on no half step of its weights' grid"
     return None
-  if grid.offset and geometry[2] != ((0, 0), (0, 0)):
-    notes[name] = "its activations have no code for the zeros that it is padded with; padding='VALID' needs none"
-    return None
   codes, half, zero = found
-  factor = (half * grid.scale).astype(np.float32)
-  offset = (grid.offset * half * (2 * codes.astype(np.int64) - zero).sum((0, 1, 2))).astype(np.float32)
+  input_zero = None
+  if grid.offset and geometry[2] != ((0, 0), (0, 0)):  # padding is zeros, for which there may be no code
+    input_zero = grid.zero
+    if input_zero is None:
+      notes[name] = "zero lies on no half step of its activations' grid, and it is padded; padding='VALID' needs no zeros"
+      return None
+    factor, offset = half * grid.scale / 2, np.zeros(half.shape)
+  else:
+    factor = half * grid.scale
+    offset = grid.offset * half * (2 * codes.astype(np.int64) - zero).sum((0, 1, 2))
+  factor, offset = factor.astype(np.float32), offset.astype(np.float32)
   layer = _conv(name, codes, w.bits, grid.bits, geometry, np.stack([factor, offset]))
-  layer = dataclasses.replace(layer, weight_zero=None if zero == 2**w.bits - 1 else zero)
+  layer = dataclasses.replace(layer, weight_zero=None if zero == 2**w.bits - 1 else zero, input_zero=input_zero)
   if not layer.fits_32_bits:
     raise FreezeError(f"{equation.layer}: sums of {int(np.prod(weights.shape[:3]))} products do not fit 32 bits")
   if grid.is_unit:
@@ -214,6 +220,13 @@ class Grid:
   def is_unit(self) -> bool:
     """Whether the kernels quantize what the quantizer does: `round(n clip(x, 0, 1)) / n`."""
     return self.offset == 0 and np.float32(self.scale) == np.float32(1 / (2**self.bits - 1))
+
+  @property
+  def zero(self) -> int | None:
+    """z, where code a stands for `scale (2 a - z) / 2`; None where that is no integer among the half steps."""
+    zero = -2 * self.offset / self.scale
+    is_half_step = abs(zero - round(zero)) <= 1e-3 and 1 <= round(zero) <= 2 * (2**self.bits - 1)
+    return round(zero) if is_half_step else None
 
   def codes(self, values: jax.Array) -> jax.Array:
     """The codes of values, float32."""

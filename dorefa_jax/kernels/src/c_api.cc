@@ -99,17 +99,16 @@ void dorefa_pack_activation_arrays(int64_t path, int64_t threads, const float* x
 
 int dorefa_input_gradient_arrays(int64_t path, int64_t threads, const uint8_t* codes, const float* scales,
                                  int64_t examples, const int32_t* words, const uint32_t* weights, int64_t weights_size,
-                                 const float* params, int64_t params_size, const int32_t* tap_sums,
+                                 const float* params, int64_t params_size, const int32_t* tap_sums, int64_t tap_sums_size,
                                  const uint32_t* kept, int64_t kept_planes, float* y, char* message, int64_t room) {
   Program program;
   program.input = Input::kCodes;
   program.scales = scales;
   program.kept = kept;
   program.kept_planes = kept_planes;
-  const std::string error = build_program(words, kOpWords, {{weights, weights_size}, {params, params_size}}, &program);
+  const std::vector<Array> arrays = {{weights, weights_size}, {params, params_size}, {tap_sums, tap_sums_size}};
+  const std::string error = build_program(words, kOpWords, arrays, &program);
   if (error.empty()) {
-    const Step& step = program.steps[0];
-    program.offsets = pixel_offsets(step, tap_sums, static_cast<int32_t>(step.levels(step.op.activation_bits)));
     Threads pool;
     run(program, paths()[path], codes, examples, y, threads, pool.schedule());
   }

@@ -36,35 +36,6 @@ void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t 
   });
 }
 
-std::vector<int32_t> pixel_offsets(const Step& step, const int32_t* tap_sums, int32_t factor) {
-  const Op& op = step.op;
-  const int64_t lanes = step.padded_outputs();
-  std::vector<int32_t> offsets(op.groups * step.out_height * step.out_width * lanes);
-  int32_t* out = offsets.data();
-  const auto is_pixel = [](int64_t at, int64_t pad, int64_t gap, int64_t size) {
-    return at >= pad && (at - pad) % gap == 0 && (at - pad) / gap < size;
-  };
-  for (int64_t group = 0; group < op.groups; ++group, tap_sums += op.kernel_height * op.kernel_width * lanes) {
-    for (int64_t y = 0; y < step.out_height; ++y) {
-      for (int64_t x = 0; x < step.out_width; ++x, out += lanes) {
-        for (int64_t v = 0; v < op.kernel_height; ++v) {
-          if (!is_pixel(y * op.stride_height + v * op.dilation_height, op.pad_top, op.gap_height, op.height)) continue;
-          for (int64_t u = 0; u < op.kernel_width; ++u) {
-            if (!is_pixel(x * op.stride_width + u * op.dilation_width, op.pad_left, op.gap_width, op.width)) continue;
-            const int32_t* from = tap_sums + (v * op.kernel_width + u) * lanes;
-            // Modulo 2^32, as the sums that they are subtracted from.
-            for (int64_t i = 0; i < lanes; ++i) {
-              out[i] = static_cast<int32_t>(static_cast<uint32_t>(out[i]) +
-                                            static_cast<uint32_t>(factor) * static_cast<uint32_t>(from[i]));
-            }
-          }
-        }
-      }
-    }
-  }
-  return offsets;
-}
-
 std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t planes, WeightGradient* w) {
   const std::string error = build_step(op, &w->step);
   if (!error.empty()) return error;

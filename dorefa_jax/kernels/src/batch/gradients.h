@@ -18,10 +18,6 @@ void quantize_gradients(const Path& path, const float* g, int64_t examples, int6
 void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t channels, int64_t bits,
                       int64_t planes, uint32_t* out, int64_t threads, const Schedule& schedule);
 
-// The sums of a group's weights under each output pixel of a step whose input is codes, taps on padding and in
-// gaps left out, times `factor`: [group][pixel][padded outputs] from tap sums [group][tap][padded outputs].
-std::vector<int32_t> pixel_offsets(const Step& step, const int32_t* tap_sums, int32_t factor);
-
 // sums[element] = sum over examples of scale (2 code - levels): what an image of ones gives each position's weights.
 void sum_gradient_codes(const Path& path, const uint8_t* codes, const float* scales, int64_t examples, int64_t size,
                         int64_t levels, float* sums, int64_t threads, const Schedule& schedule);

@@ -28,10 +28,11 @@ int64_t block_size(const Program& program, int64_t images, int64_t threads) {
 }
 
 Buffers lay_out(const Program& program, int64_t images) {
-  int64_t windows = 0, tables = 0, width = 0, line = 0, plane = 0, row = 0, strip = 0;
+  int64_t windows = 0, classes = 0, tables = 0, width = 0, line = 0, plane = 0, row = 0, strip = 0;
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& step = program.steps[i];
     windows = std::max(windows, step.out_height * step.out_width);
+    classes = std::max(classes, static_cast<int64_t>(step.classes.size()));
     line = std::max(line, step.line_words);
     tables = std::max(tables, step.table_rows * step.table_row_bytes);
     if (step.tables) width = std::max(width, step.out_width);
@@ -46,7 +47,7 @@ Buffers lay_out(const Program& program, int64_t images) {
   const size_t operands = sizes.size();
   sizes.insert(sizes.end(), {plane * 4, row * 4, row * 4 * kMaxBits, strip * 4, images * windows * 4,
                              images * windows * 4, images * windows * 4, images, line * 4 + kTail, tables,
-                             width * 4 * kPanelChannels * int64_t{sizeof(uint16_t)}});
+                             width * 4 * kPanelChannels * int64_t{sizeof(uint16_t)}, images * classes * 4});
   int64_t total = 0;
   for (int64_t& size : sizes) total += size = round_up(size, kAlignment);
 
@@ -72,6 +73,7 @@ Buffers lay_out(const Program& program, int64_t images) {
   buffers.line = reinterpret_cast<float*>(parts[operands + 8]);
   buffers.tables = parts[operands + 9];
   buffers.table_sums = reinterpret_cast<uint16_t*>(parts[operands + 10]);
+  buffers.row_classes = counts(operands + 11);
   return buffers;
 }
 

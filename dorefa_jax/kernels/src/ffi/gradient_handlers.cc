@@ -71,7 +71,8 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
   program.input = Input::kCodes;
   program.scales = scales.element_count() ? scales.typed_data() : &no_scale;
   const std::vector<Array> arrays = {{weights.typed_data(), static_cast<int64_t>(weights.element_count())},
-                                     {params.typed_data(), static_cast<int64_t>(params.element_count())}};
+                                     {params.typed_data(), static_cast<int64_t>(params.element_count())},
+                                     {tap_sums.typed_data(), static_cast<int64_t>(tap_sums.element_count())}};
   const std::string error = build_program(words.typed_data(), words.element_count(), arrays, &program);
   if (!error.empty()) return invalid(error);
   const Step& step = program.steps[0];
@@ -80,9 +81,6 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
       static_cast<int64_t>(y->element_count()) != examples * program.out_size) {
     return invalid("gradients of " + std::to_string(examples) + " examples do not fit their scales or the result");
   }
-  if (static_cast<int64_t>(tap_sums.element_count()) != step.op.groups * step.taps() * step.padded_outputs()) {
-    return invalid("there must be a sum of weights for each tap and output");
-  }
   const auto shape = kept.dimensions();
   if (shape.size() != 3 || shape[0] != examples * step.out_height * step.out_width || shape[1] < 1 ||
       shape[2] != ceil_div(step.op.outputs, 32)) {
@@ -90,8 +88,6 @@ ffi::Error input_gradient_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> cod
   }
   program.kept = kept.typed_data();
   program.kept_planes = shape[1];
-  const auto levels = static_cast<int32_t>(step.levels(step.op.activation_bits));
-  program.offsets = pixel_offsets(step, tap_sums.typed_data(), levels);
   run(program, paths()[path], codes.typed_data(), examples, y->typed_data(), pool.num_threads(), schedule_on(pool));
   return ffi::Error::Success();
 }

@@ -20,6 +20,7 @@
 #include "program/program.h"
 
 #define DOREFA_INLINE inline __attribute__((always_inline))
+#define DOREFA_APART __attribute__((noinline))
 #if defined(__clang__)
 #define DOREFA_UNROLL _Pragma("clang loop unroll(full)")
 #define DOREFA_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")

@@ -3,19 +3,6 @@
 // Rows of the input are gathered first, windows side by side, so that 16 rows lie evenly spaced, each on a cache line:
 // loads across lines take several times as long. Weights and gradients lie as the instruction wants them.
 
-template <int MR, int NR>
-void put_matrix(const Product& p, const Sink& sink, int64_t row, int64_t channel, const int32_t* sums) {
-  Simd::Ints sum[MR][NR];
-  load_sums<MR, NR>(sums, sum);
-  put_products<MR, NR>(p, sink, row, channel, sum);
-}
-
-template <int NR>
-void put_matrices(const Product& p, const Sink& sink, int64_t row, int64_t rows, int64_t channel, const int32_t* sums) {
-  for (; rows >= 4; rows -= 4, row += 4, sums += 4 * kMatrixLanes) put_matrix<4, NR>(p, sink, row, channel, sums);
-  for (; rows > 0; --rows, ++row, sums += kMatrixLanes) put_matrix<1, NR>(p, sink, row, channel, sums);
-}
-
 // Words `first` to `length` of 16 lanes of a panel, as a matrix with zeros behind them.
 DOREFA_INLINE void copy_tail(const uint32_t* words, int64_t panel, int64_t first, int64_t length, uint8_t* tail) {
   std::memset(tail, 0, kMatrixBytes);
@@ -59,11 +46,8 @@ void multiply_bytes(Product p, const Sink& sink) {
         };
         const Lanes left = lanes_at(column), right = lanes_at(column + (is_pair ? 16 : 0));
         multiply_matrices(gathered, row_bytes, whole, left, right, sums);
-        if (is_pair) {
-          put_matrices<2>(p, sink, row, rows, first + column, sums);
-        } else {
-          put_matrices<1>(p, sink, row, rows, first + column, sums);
-        }
+        sink.put_from<Simd::Ints>(row, static_cast<int>(rows), first + column, is_pair ? 2 : 1,
+                                  reinterpret_cast<uint32_t*>(sums), kMatrixLanes);
       }
     }
   }

@@ -1,21 +1,26 @@
 // A block of images through a program. Included once for each path.
 
-// Pools a strip of sums, [kernel height][width][stride] of either type, into the codes of one row.
+// Pools a strip of sums, [kernel height][width][stride] of either type, into the codes of one row. Maxima take the place
+// of sums that were read before.
 template <class Sum>
-void pool_strip(const Step& pool, const float* sums, int64_t stride, const Sink& sink, int64_t first_row) {
+void pool_strip(const Step& pool, uint32_t* sums, int64_t stride, const Sink& sink, int64_t first_row) {
   const Op& op = pool.op;
   for (int64_t x = 0; x < pool.out_width; ++x) {
-    const float* window = sums + x * op.kernel_width * stride;
     for (int64_t channel = 0; channel < stride; channel += Simd::kLanes) {
-      Sum largest[1][1] = {{Sink::load_like(Sum{}, window + channel)}};
+      const uint32_t* window = sums + x * op.kernel_width * stride + channel;
+      Sum largest = Sink::load<Sum>(window);
       for (int64_t v = 0; v < op.kernel_height; ++v) {
         for (int64_t u = v == 0 ? 1 : 0; u < op.kernel_width; ++u) {
-          const float* other = window + (v * op.width + u) * stride + channel;
-          largest[0][0] = Simd::larger(largest[0][0], Sink::load_like(Sum{}, other));
+          largest = Simd::larger(largest, Sink::load<Sum>(window + (v * op.width + u) * stride));
         }
       }
-      sink.put<1, 1>(first_row + x, channel, largest);
+      Simd::store(sums + x * stride + channel, largest);
     }
+  }
+  for (int64_t channel = 0, vectors; channel < stride; channel += vectors * Simd::kLanes) {
+    vectors = std::min<int64_t>(Simd::kTileVectors, (stride - channel) / Simd::kLanes);
+    sink.put_products<Sum>({first_row, channel, static_cast<int>(pool.out_width), static_cast<int>(vectors),
+                            sums + channel, stride});
   }
 }
 
@@ -43,22 +48,22 @@ void multiply_pooled(Product p, Sink sink, const Step& pool, const Buffers& buff
   const Step& step = *p.step;
   const int64_t pixels = step.out_height * step.out_width;
   const int32_t* offsets = p.row_offsets;
-  const int32_t* row_sums = sink.row_sums;
+  const int32_t *row_sums = sink.row_sums, *classes = sink.classes;
   p.rows = pool.op.kernel_height * step.out_width;
   for (int64_t i = 0; i < images; ++i) {
     for (int64_t y = 0; y < pool.out_height; ++y) {
       const int64_t begin = i * pixels + y * p.rows;
       p.row_offsets = offsets + begin;
       sink.row_sums = row_sums ? row_sums + begin : nullptr;
+      sink.classes = classes ? classes + begin : nullptr;
       sink.sums = buffers.pooled_sums;
       multiply(p, sink, buffers, held);
       sink.sums = nullptr;
       const int64_t row = (i * pool.out_height + y) * pool.out_width;
-      const float* strip = reinterpret_cast<const float*>(buffers.pooled_sums);
       if (is_float(step.op.format)) {
-        pool_strip<Simd::Floats>(pool, strip, sink.params_stride, sink, row);
+        pool_strip<Simd::Floats>(pool, buffers.pooled_sums, sink.params_stride, sink, row);
       } else {
-        pool_strip<Simd::Ints>(pool, strip, sink.params_stride, sink, row);
+        pool_strip<Simd::Ints>(pool, buffers.pooled_sums, sink.params_stride, sink, row);
       }
     }
   }
@@ -85,7 +90,7 @@ void convolve(const Step& step, const Step* pool, const Buffers& buffers, const 
     Sink group = sink;
     group.params += g * params;
     if (sink.floats) group.floats += sink.first;
-    if (sink.offsets) group.offsets += g * sink.pixels * sink.params_stride;
+    if (sink.offsets) group.offsets += g * step.class_count * sink.params_stride;
     std::vector<int64_t> held(step.table_rows, -1);  // input rows, of this group, whose tables are in the buffer
     if (pool) {
       multiply_pooled(p, group, *pool, buffers, held, images);
@@ -166,10 +171,17 @@ void run_block(const Program& program, const Buffers& buffers, const void* x, in
       }
     }
     Sink sink{};
-    sink.output = step.op.output;
+    sink.step = &step;
     sink.params = static_cast<const float*>(step.params.data);
     sink.params_stride = step.padded_outputs();
     sink.outputs = step.group_outputs;
+    if (step.op.input_zero) {
+      for (int64_t i = 0; i < images; ++i) {
+        std::copy(step.classes.begin(), step.classes.end(), buffers.row_classes + i * step.out_height * step.out_width);
+      }
+      sink.classes = buffers.row_classes;
+      sink.offsets = step.class_offsets.data();
+    }
     if (next) {
       sink.levels = next->levels(next->op.activation_bits);
       sink.next = next;
@@ -177,7 +189,6 @@ void run_block(const Program& program, const Buffers& buffers, const void* x, in
       sink.code_offsets = buffers.code_offsets;
     } else {
       sink.scales = program.scales ? program.scales + first_image : nullptr;
-      sink.offsets = program.offsets.data();
       sink.pixels = step.out_height * step.out_width;
       sink.floats = y + first_image * program.out_size;
       sink.float_stride = step.op.outputs;

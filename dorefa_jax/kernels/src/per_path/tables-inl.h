@@ -193,34 +193,19 @@ inline void look_up_row(const Lookup& p, int64_t panels, int64_t pixels) {
   }
 }
 
-template <int NR>
-DOREFA_INLINE void put_counts(const Sink& sink, const uint32_t* counts, Simd::Ints correction, int64_t row,
-                              int64_t channel) {
-  Simd::Ints sum[1][NR];
-  DOREFA_UNROLL
-  for (int j = 0; j < NR; ++j) {
-    const Simd::Ints count = Simd::load(counts + j * Simd::kLanes);
-    sum[0][j] = Simd::add(Simd::add(count, count), correction);
-  }
-  sink.put<1, NR>(row, channel, sum);
-}
-
 // The sums of a row's pixels, from accumulators of some panels, to where they go.
 void put_row(const Product& p, const Sink& sink, const uint16_t* sums, int64_t row, int64_t first_panel, int64_t panels) {
   const Step& step = *p.step;
-  const auto factor = static_cast<uint32_t>(step.row_factor);
   for (int64_t i = 0; i < step.out_width; ++i) {
-    const Simd::Ints correction = Simd::broadcast(static_cast<uint32_t>(sink.row_sums[row + i]) * factor);
     for (int64_t j = 0; j < panels; ++j, sums += kPanelChannels) {
-      uint32_t counts[kPanelChannels];
+      alignas(64) uint32_t counts[kPanelChannels];
       read_sums(sums, counts);
       const int64_t first = (first_panel + j) * kPanelChannels;
-      const int64_t width = panel_width(step.group_outputs, first);
-      int64_t lane = 0;
-      for (; lane + Simd::kTileVectors * Simd::kLanes <= width; lane += Simd::kTileVectors * Simd::kLanes) {
-        put_counts<Simd::kTileVectors>(sink, counts + lane, correction, row + i, first + lane);
+      const int64_t vectors = panel_width(step.group_outputs, first) / Simd::kLanes;
+      for (int64_t at = 0; at < vectors; at += Simd::kTileVectors) {
+        const int some = static_cast<int>(std::min<int64_t>(Simd::kTileVectors, vectors - at));
+        sink.put_from<Simd::Ints>(row + i, 1, first + at * Simd::kLanes, some, counts + at * Simd::kLanes, kPanelChannels);
       }
-      for (; lane < width; lane += Simd::kLanes) put_counts<1>(sink, counts + lane, correction, row + i, first + lane);
     }
   }
 }

@@ -113,26 +113,6 @@ DOREFA_INLINE void float_tile(const Product& p, const uint32_t* const* x, const 
   }
 }
 
-// Sums of codes as the products that they stand for, to the sink.
-template <int MR, int NR>
-DOREFA_INLINE void put_products(const Product& p, const Sink& sink, int64_t row, int64_t channel,
-                                Simd::Ints (&sum)[MR][NR]) {
-  if (sink.row_sums) {
-    const auto factor = static_cast<uint32_t>(p.step->row_factor);
-    DOREFA_UNROLL
-    for (int i = 0; i < MR; ++i) {
-      const Simd::Ints correction = Simd::broadcast(static_cast<uint32_t>(sink.row_sums[row + i]) * factor);
-      if (p.step->doubles) {
-        DOREFA_UNROLL
-        for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(sum[i][j], sum[i][j]);
-      }
-      DOREFA_UNROLL
-      for (int j = 0; j < NR; ++j) sum[i][j] = Simd::add(sum[i][j], correction);
-    }
-  }
-  sink.put<MR, NR>(row, channel, sum);
-}
-
 template <Format F, int MR, int NR>
 void run_tile(const Product& p, const Sink& sink, int64_t row, int64_t channel, const uint32_t* w) {
   const uint32_t* x[MR];
@@ -149,7 +129,7 @@ void run_tile(const Product& p, const Sink& sink, int64_t row, int64_t channel, 
     } else {
       byte_tile<MR, NR>(p, x, w, sum);
     }
-    put_products<MR, NR>(p, sink, row, channel, sum);
+    sink.put<MR, NR>(row, channel, sum);
   }
 }
 

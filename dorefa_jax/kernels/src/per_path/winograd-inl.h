@@ -35,7 +35,7 @@ DOREFA_INLINE Simd::Floats scaled(Simd::Floats x, float factor, Simd::Floats y) 
 
 // The sums at six points to the M outputs of a tile.
 template <int M>
-DOREFA_INLINE void winograd_outputs(const Simd::Floats (&sum)[kPoints], Simd::Floats (&out)[M][1]) {
+DOREFA_INLINE void winograd_outputs(const Simd::Floats (&sum)[kPoints], Simd::Floats (*out)[1]) {
   const Simd::Floats even1 = Simd::add(sum[1], sum[2]), odd1 = scaled(sum[2], -1, sum[1]);
   const Simd::Floats even2 = Simd::add(sum[3], sum[4]), odd2 = scaled(sum[4], -1, sum[3]);
   out[0][0] = Simd::add(sum[0], Simd::add(even1, even2));
@@ -72,12 +72,10 @@ DOREFA_INLINE void winograd_tiles(const Product& p, const Sink& sink, int64_t ro
       }
     }
   }
+  Simd::Floats out[T * M][1];
   DOREFA_UNROLL
-  for (int t = 0; t < T; ++t) {
-    Simd::Floats out[M][1];
-    winograd_outputs<M>(sum[t], out);
-    sink.put<M, 1>(row + t * M, channel, out);
-  }
+  for (int t = 0; t < T; ++t) winograd_outputs<M>(sum[t], out + t * M);
+  sink.put<T * M, 1>(row, channel, out);
 }
 
 template <int M>

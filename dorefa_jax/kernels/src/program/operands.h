@@ -21,6 +21,7 @@ struct Buffers {
   uint32_t* pooled_sums;  // the rows of a pooling's window, of one group
   int32_t* row_sums;
   int32_t* row_offsets;
+  int32_t* row_classes;
   int32_t* code_offsets;
   uint8_t* nan;  // of each image: its input has one, and so will its result
 };

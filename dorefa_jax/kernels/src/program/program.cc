@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <utility>
 
 namespace dorefa {
 namespace {
@@ -39,6 +41,10 @@ std::string check_fields(const Op& op) {
   if (!in_range(op.weight_zero, kMiddle, 2 * ((1 << op.weight_bits) - 1))) {
     return "the zero of weights is out of range: " + std::to_string(op.weight_zero);
   }
+  if (!in_range(op.input_zero, 0, 2 * ((1 << op.activation_bits) - 1))) {
+    return "the zero of the input is out of range: " + std::to_string(op.input_zero);
+  }
+  if (op.input_zero && (op.kind != Kind::kConv || is_float(op.format))) return "only codes of a convolution have a zero";
   if (op.channels % op.groups || op.outputs % op.groups) return "groups do not divide the channels";
   if (op.kind != Kind::kConv && (op.outputs != op.channels || is_float(op.format))) {
     return "a pooling keeps its channels, which are codes";
@@ -120,7 +126,9 @@ std::string derive(Step* step) {
     step->row_factor = weight_levels - zero;  // sums are of a (2 c - levels)
   }
   const int64_t largest = std::max(zero, 2 * weight_levels - zero);
-  if (!is_float(op.format) && length * step->levels(op.activation_bits) > (int64_t{1} << 31) / largest - 1) {
+  const int64_t levels = step->levels(op.activation_bits), input_zero = op.input_zero;
+  const int64_t largest_input = input_zero ? std::max(input_zero, 2 * levels - input_zero) : levels;
+  if (!is_float(op.format) && length * largest_input > (int64_t{1} << 31) / largest - 1) {
     return "sums of " + std::to_string(length) + " products do not fit 32 bits";
   }
   return "";
@@ -141,6 +149,10 @@ std::string check_arrays(const Step& step, const Step* next) {
   const int64_t params = rows * op.groups * step.padded_outputs();
   if (step.params.size != params) {
     return "parameters need " + std::to_string(params) + " elements, got " + std::to_string(step.params.size);
+  }
+  const int64_t sums = op.input_zero ? op.groups * step.taps() * step.padded_outputs() : 0;
+  if (step.tap_sums.size != sums) {
+    return "sums of weights need " + std::to_string(sums) + " elements, got " + std::to_string(step.tap_sums.size);
   }
   return "";
 }
@@ -172,6 +184,64 @@ std::string check_link(const Step& step, const Step& next) {
   return "";
 }
 
+// The taps, along one axis, that lie on pixels of the input, from each pixel of the result: sets, each once, and the
+// number of each pixel's.
+struct TapSets {
+  std::vector<std::vector<int64_t>> sets;
+  std::vector<int64_t> numbers;
+};
+
+TapSets find_taps(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad, int64_t gap, int64_t size) {
+  TapSets found;
+  std::map<std::vector<int64_t>, int64_t> numbers;
+  for (int64_t y = 0; y < out; ++y) {
+    std::vector<int64_t> taps;
+    for (int64_t v = 0; v < kernel; ++v) {
+      const int64_t at = y * stride + v * dilation - pad;
+      if (at >= 0 && at % gap == 0 && at / gap < size) taps.push_back(v);
+    }
+    const auto [entry, is_new] = numbers.emplace(taps, static_cast<int64_t>(found.sets.size()));
+    if (is_new) found.sets.push_back(std::move(taps));
+    found.numbers.push_back(entry->second);
+  }
+  return found;
+}
+
+// sum (2 a - z) w = 2 sum a w - z sum w, and the second sum is over the taps that lie on pixels: the same for all inner
+// pixels. Modulo 2^32, as the sums themselves.
+void subtract_zero(Step* step) {
+  const Op& op = step->op;
+  const TapSets rows = find_taps(step->out_height, op.kernel_height, op.stride_height, op.dilation_height, op.pad_top,
+                                 op.gap_height, op.height);
+  const TapSets columns = find_taps(step->out_width, op.kernel_width, op.stride_width, op.dilation_width, op.pad_left,
+                                    op.gap_width, op.width);
+  const int64_t lanes = step->padded_outputs(), width = static_cast<int64_t>(columns.sets.size());
+  step->class_count = static_cast<int64_t>(rows.sets.size()) * width;
+  step->classes.clear();
+  for (const int64_t row : rows.numbers) {
+    for (const int64_t column : columns.numbers) step->classes.push_back(static_cast<int32_t>(row * width + column));
+  }
+  step->class_offsets.assign(op.groups * step->class_count * lanes, 0);
+  int32_t* out = step->class_offsets.data();
+  const auto* sums = static_cast<const int32_t*>(step->tap_sums.data);
+  const auto zero = static_cast<uint32_t>(op.input_zero);
+  for (int64_t group = 0; group < op.groups; ++group, sums += step->taps() * lanes) {
+    for (const auto& row : rows.sets) {
+      for (const auto& column : columns.sets) {
+        for (const int64_t v : row) {
+          for (const int64_t u : column) {
+            const int32_t* from = sums + (v * op.kernel_width + u) * lanes;
+            for (int64_t i = 0; i < lanes; ++i) {
+              out[i] = static_cast<int32_t>(static_cast<uint32_t>(out[i]) + zero * static_cast<uint32_t>(from[i]));
+            }
+          }
+        }
+        out += lanes;
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::string build_step(const Op& op, Step* step) {
@@ -191,9 +261,12 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
     std::string error = check_fields(step.op);
     if (error.empty()) error = derive(&step);
     if (error.empty() && step.op.kind == Kind::kConv) {
-      if (used + 2 > arrays.size()) return "a program with fewer arrays than its convolutions need";
+      if (used + (step.op.input_zero ? 3 : 2) > arrays.size()) {
+        return "a program with fewer arrays than its convolutions need";
+      }
       step.weights = arrays[used++];
       step.params = arrays[used++];
+      if (step.op.input_zero) step.tap_sums = arrays[used++];
     }
     if (!error.empty()) return describe(step.op, index) + error;
     program->steps.push_back(step);
@@ -212,6 +285,7 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
       error = check_link(step, *next);
     }
     if (error.empty() && step.op.kind == Kind::kConv) error = check_arrays(step, next);
+    if (error.empty() && step.op.input_zero) subtract_zero(&program->steps[i]);
     if (!error.empty()) return describe(step.op, i) + error;
   }
   // Offsets and scales are of a program of codes alone.

@@ -20,7 +20,7 @@ enum class Output : int32_t {
   kAffine = 1,      // the code trunc(clamp(factor * sum + offset, 0, levels))
   kThresholds = 2,  // the code that counts the thresholds not above the sum
   kValley = 3,      // as many thresholds, and the code counts those of a second set that are above it, too
-  kGradient = 4,    // factor * the image's scale * (2 sum - the pixel's offset), a program's result of codes
+  kGradient = 4,    // factor * the image's scale * sum, a program's result of codes
 };
 
 // One record of a program, as ../../program.py writes it: int32 fields in this order.
@@ -39,12 +39,13 @@ struct Op {
   Output output;
   int32_t gap_height, gap_width;  // steps between the pixels of the input, zeros between them; 1 or more
   int32_t weight_zero;  // the weight of code c is 2 c - weight_zero; kMiddle for the middle of the codes' range
+  int32_t input_zero;   // 0: a product is of codes a; else of 2 a - input_zero, and padding and gaps are zeros
 };
 constexpr int32_t kMiddle = -1;
-constexpr int64_t kOpWords = 23;
+constexpr int64_t kOpWords = 24;
 static_assert(sizeof(Op) == kOpWords * sizeof(int32_t), "an Op is int32 fields and nothing else");
 
-// An array that a program refers to: a convolution's weights or parameters.
+// An array that a program refers to: a convolution's weights, parameters or sums of weights.
 struct Array {
   const void* data = nullptr;
   int64_t size = 0;  // elements of 4 bytes
@@ -54,6 +55,7 @@ struct Array {
 struct Step {
   Op op;
   Array weights, params;
+  Array tap_sums;  // of a group's weights, [group][tap][padded outputs], where the input has a zero
   int64_t padded_height, padded_width, out_height, out_width;
   int64_t group_channels, group_outputs;
   int64_t pixel_words, row_words, plane_words, group_words, image_words;  // strides of the input
@@ -61,6 +63,11 @@ struct Step {
   int64_t row_factor;
   std::vector<int64_t> segments;   // word offsets, from a window's first pixel, of contiguous runs
   int64_t segment_words;
+  // Where the input has a zero: a class for each set of taps that lie on pixels, and what is subtracted from twice the
+  // sums, [group][class][padded outputs].
+  std::vector<int32_t> classes;  // of each pixel of the result
+  int64_t class_count;
+  std::vector<int32_t> class_offsets;
   int64_t tile;         // outputs of a Winograd tile, or 1
   int64_t point_words;  // a row of tiles at one point
   int64_t line_words;   // room to take a row of input apart
@@ -87,9 +94,7 @@ struct Program {
   int64_t in_size, out_size;  // elements of an image and of its result
   Input input = Input::kFloats;
   int64_t planes = 0;  // of a pixel, where the input is planes
-  // Where the result is gradients: a scale for each image, and offsets [group][pixel][padded outputs].
-  const float* scales = nullptr;
-  std::vector<int32_t> offsets;
+  const float* scales = nullptr;  // of each image, where the result is gradients
   // Bit planes of the result's images, [pixel][plane][word of 32 channels]; what the last plane has no bit for is zero.
   const uint32_t* kept = nullptr;
   int64_t kept_planes = 0;
