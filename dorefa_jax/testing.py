@@ -103,8 +103,8 @@ class _Network(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    for _ in range(2):
-      x = ConvBlock(18, 3, padding="VALID", quantizers=self.quantizers, bits=self.bits, backend=self.backend)(x)
+    for padding in ("VALID", "SAME"):
+      x = ConvBlock(18, 3, padding=padding, quantizers=self.quantizers, bits=self.bits, backend=self.backend)(x)
     return x
 
 

@@ -374,3 +374,33 @@ def test_the_summary_names_layers_widths_and_floats():
   text = dorefa.freeze(model, model.init(jax.random.key(0), x), input_shape=x.shape[1:]).summary()
   assert "W1A2" in text
   assert "reads floats: its input is also used elsewhere" in text
+
+
+class Signs(nn.Module):
+  """Activations of +-1, which have no code for the zeros that they are padded with."""
+
+  quantizers: dorefa.Quantizers
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    options = {"quantizers": self.quantizers, "bits": dorefa.BitWidths(1, 1, 32), "backend": "emulated"}
+    x = dorefa.linen.ConvBlock(64, 3, quantizers=self.quantizers, backend="emulated")(x, train=train)
+    x = dorefa.linen.ConvBlock(64, 3, pool=2, **options)(x, train=train)
+    x = dorefa.linen.ConvBlock(64, 3, strides=2, feature_group_count=2, **options)(x, train=train)
+    x = dorefa.linen.ConvBlock(20, (5, 3), padding=((2, 3), (0, 1)), **options)(x, train=train)
+    return dorefa.linen.Dense(7, **options)(x.reshape(x.shape[0], -1))
+
+
+@pytest.mark.parametrize("method", ["bnn", "xnor_net", "bi_real", "fda_bnn"])
+def test_signs_padded_with_zeros_are_integers(method, tmp_path):
+  model = Signs(getattr(dorefa.methods, method)())
+  x = images((3, 13, 15, 3))
+  variables = spread(model.init(jax.random.key(0), x[:1]), 2)
+  packed = dorefa.freeze(model, variables, input_shape=x.shape[1:])
+  (segment,) = segments(packed)
+  assert [layer.input_zero for layer in segment.layers if isinstance(layer, Conv)] == [None, 1, 1, 1, None]
+  assert packed.graph.notes == {}
+  expected = model.apply(variables, x)
+  check(packed, expected, x, paths=PATHS)
+  packed.save(tmp_path / "signs.dorefa")
+  check(dorefa.load(tmp_path / "signs.dorefa"), expected, x, paths=PATHS[:1])

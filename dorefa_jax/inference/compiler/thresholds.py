@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dorefa_jax.inference.compiler.epilogue import NoChain, channel_constant
-from dorefa_jax.inference.compiler.trace import Equation
+from dorefa_jax.inference.compiler.trace import Constant, Equation
 
 PROBES = 2048
 """Sums at which a chain is checked for monotony."""
@@ -61,10 +61,14 @@ def is_piecewise_monotone(equations: list[Equation]) -> bool:
 
   Such a chain turns only where it is seen to: others, like |x|, may turn within one sum.
   """
-  settled: set[int] = set()  # values that are the same for all finite sums, such as v == v
+  settled: set[int] = set()  # values that are the same for all finite sums, such as v == v and 0 v
   for equation in equations:
     dynamic = [value for value in equation.dynamic if value not in settled]
-    if not dynamic or (equation.name in ("eq", "ne") and len(equation.dynamic) == 2 and len(set(dynamic)) == 1):
+    is_same = equation.name in ("eq", "ne") and len(equation.dynamic) == 2 and len(set(dynamic)) == 1
+    is_zero = equation.name == "mul" and any(
+      isinstance(value, Constant) and not value.value.any() for value in equation.inputs
+    )
+    if not dynamic or is_same or is_zero:
       settled.add(equation.output)
       continue
     is_arithmetic = equation.name in ("add", "sub", "mul", "div", "max", "min")
