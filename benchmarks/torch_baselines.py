@@ -109,10 +109,9 @@ def training_step(
   Returns:
     {name: a step}; bfloat16 is by autocast.
   """
-  torch, nn = _torch()
-  given, wanted = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(labels).long()
+  _, nn = _torch()
 
-  def build(dtype: Any) -> Callable[[], Any]:
+  def build() -> Any:
     modules = []
     for index, (inputs, outputs, kernel, padding, is_pooled) in enumerate(layers):
       modules += [nn.Dropout(0.5)] if index == len(layers) - 1 else []
@@ -120,7 +119,58 @@ def training_step(
       modules += [nn.BatchNorm2d(outputs, eps=1e-4)] if index else []
       modules += [nn.MaxPool2d(2)] if is_pooled else []
       modules += [nn.ReLU(inplace=True)]
-    model = nn.Sequential(*modules, nn.Flatten(), nn.Linear(layers[-1][1], 10)).to(memory_format=torch.channels_last)
+    return nn.Sequential(*modules, nn.Flatten(), nn.Linear(layers[-1][1], 10))
+
+  return _steps(build, x, labels)
+
+
+def residual_step(
+  x: np.ndarray, labels: np.ndarray, stages: tuple[tuple[int, int], ...]
+) -> dict[str, Callable[[], Any]]:
+  """Training steps of a residual network with ReLU, eager, by Adam.
+
+  Args:
+    x: float32 [batch, height, width, 3].
+    labels: int [batch].
+    stages: (channels, residual blocks) of each; all but the first halve the image.
+
+  Returns:
+    {name: a step}; bfloat16 is by autocast.
+  """
+  torch, nn = _torch()
+
+  class Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int):
+      super().__init__()
+      self.stride, self.more = stride, outputs - inputs
+      self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+      self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+      self.norms = nn.ModuleList([nn.BatchNorm2d(outputs) for _ in range(2)])
+
+    def forward(self, x: Any) -> Any:
+      shortcut = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+      y = torch.relu(self.norms[0](self.first(x)))
+      return torch.relu(self.norms[1](self.second(y)) + shortcut)
+
+  def build() -> Any:
+    channels = stages[0][0]
+    modules = [nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    for stage, (features, count) in enumerate(stages):
+      for index in range(count):
+        modules.append(Residual(channels, features, 2 if stage and not index else 1))
+        channels = features
+    return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+  return _steps(build, x, labels)
+
+
+def _steps(build: Callable[[], Any], x: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], Any]]:
+  """Training steps of the model that `build` makes, in float32 and, by autocast, in bfloat16."""
+  torch, nn = _torch()
+  given, wanted = torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(labels).long()
+
+  def make(dtype: Any) -> Callable[[], None]:
+    model = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-5)
 
     def step() -> None:
@@ -132,7 +182,7 @@ def training_step(
 
     return step
 
-  return {"torch float32": build(torch.float32), "torch bfloat16": build(torch.bfloat16)}
+  return {"torch float32": make(torch.float32), "torch bfloat16": make(torch.bfloat16)}
 
 
 def _torch() -> tuple[Any, Any]:

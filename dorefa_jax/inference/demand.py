@@ -71,7 +71,9 @@ def segment_demand(segment: Segment) -> Demand:
       panels += op.groups * -(-op.outputs // op.groups // PANEL_CHANNELS)
     work += math.prod(op.out_shape) * inner
     if op.input_zero:
-      work += op.out_shape[0] * op.out_shape[1] * op.groups * padded_outputs(op.outputs // op.groups) * math.prod(op.kernel)
+      work += (
+        op.out_shape[0] * op.out_shape[1] * op.groups * padded_outputs(op.outputs // op.groups) * math.prod(op.kernel)
+      )
   return Demand(work, max(in_xla, *kernels), panels)
 
 

@@ -73,7 +73,9 @@ def find_product(
   if grid.offset and geometry[2] != ((0, 0), (0, 0)):  # padding is zeros, for which there may be no code
     input_zero = grid.zero
     if input_zero is None:
-      notes[name] = "zero lies on no half step of its activations' grid, and it is padded; padding='VALID' needs no zeros"
+      notes[name] = (
+        "zero lies on no half step of its activations' grid, and it is padded; padding='VALID' needs no zeros"
+      )
       return None
     factor, offset = half * grid.scale / 2, np.zeros(half.shape)
   else:

@@ -28,13 +28,12 @@ void multiply_bytes(Product p, const Sink& sink) {
   for (int64_t row = 0; row < p.rows; row += kMatrixRows) {
     const int64_t rows = std::min(kMatrixRows, p.rows - row);
     for (int64_t i = 0; i < rows; ++i) {
-      uint8_t *begin = gathered + i * row_bytes, *to = begin;
+      uint8_t* to = gathered + i * row_bytes;
       for (const int64_t segment : step.segments) {
         const uint32_t* from = p.input + p.row_offsets[row + i] + segment;
         copy_vectors(to, reinterpret_cast<const uint8_t*>(from), step.segment_words * 4);
         to += step.segment_words * 4;
-      }
-      std::memset(to, 0, begin + row_bytes - to);
+      }  // what lies behind the last segment meets weights of zero
     }
     for (int64_t first = 0; first < step.group_outputs; first += kPanelChannels) {
       const int64_t panel = panel_width(step.group_outputs, first);
@@ -44,8 +43,11 @@ void multiply_bytes(Product p, const Sink& sink) {
           return Lanes{reinterpret_cast<const uint8_t*>(panel_words(first) + at), panel * 4,
                        tail_bytes ? tails + (first + at) / 16 * kMatrixBytes : nullptr};
         };
-        const Lanes left = lanes_at(column), right = lanes_at(column + (is_pair ? 16 : 0));
-        multiply_matrices(gathered, row_bytes, whole, left, right, sums);
+        if (is_pair) {
+          multiply_matrices<2>(gathered, row_bytes, whole, lanes_at(column), lanes_at(column + 16), sums);
+        } else {
+          multiply_matrices<1>(gathered, row_bytes, whole, lanes_at(column), {}, sums);
+        }
         sink.put_from<Simd::Ints>(row, static_cast<int>(rows), first + column, is_pair ? 2 : 1,
                                   reinterpret_cast<uint32_t*>(sums), kMatrixLanes);
       }

@@ -15,8 +15,11 @@ void multiply_gradients(const WeightGradient& w, const GradientScratch& scratch,
     for (int64_t lane = 0; lane < lanes; lane += kMatrixLanes) {
       const bool is_pair = lane + 16 < lanes;
       const Lanes left{gradients + lane * 4, lanes * 4, nullptr};
-      const Lanes right{gradients + (lane + (is_pair ? 16 : 0)) * 4, lanes * 4, nullptr};
-      multiply_matrices(gathered, row_bytes, whole, left, right, products);
+      if (is_pair) {
+        multiply_matrices<2>(gathered, row_bytes, whole, left, {left.words + 64, left.stride, nullptr}, products);
+      } else {
+        multiply_matrices<1>(gathered, row_bytes, whole, left, {}, products);
+      }
       for (int64_t i = 0; i < some; ++i) {
         float* out = sums + (row + i) * lanes + lane;
         const int32_t* from = products + i * kMatrixLanes;

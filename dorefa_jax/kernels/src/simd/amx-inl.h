@@ -36,39 +36,49 @@ struct Lanes {
   const uint8_t* tail;
 };
 
-// out[32][32] = rows times two operands, of which `whole` matrices are complete.
+// out[32][32] = rows times one operand, whose lanes are the first 16, or two, of which `whole` matrices are complete.
+template <int N>
 DOREFA_INLINE void multiply_matrices(const uint8_t* rows, int64_t row_bytes, int64_t whole, const Lanes& left,
                                      const Lanes& right, int32_t* out) {
+  static_assert(N == 1 || N == 2, "an operand or two");
   const uint8_t* lower = rows + 16 * row_bytes;
   matrices_read(rows);
   _tile_zero(0);
-  _tile_zero(1);
   _tile_zero(2);
-  _tile_zero(3);
+  if constexpr (N == 2) {
+    _tile_zero(1);
+    _tile_zero(3);
+  }
   for (int64_t k = 0; k < whole; ++k) {
     _tile_loadd(4, rows + k * 64, row_bytes);
     _tile_loadd(6, left.words + k * kMatrixWords * left.stride, left.stride);
     _tile_dpbusd(0, 4, 6);
-    _tile_loadd(7, right.words + k * kMatrixWords * right.stride, right.stride);
-    _tile_dpbusd(1, 4, 7);
+    if constexpr (N == 2) {
+      _tile_loadd(7, right.words + k * kMatrixWords * right.stride, right.stride);
+      _tile_dpbusd(1, 4, 7);
+    }
     _tile_loadd(5, lower + k * 64, row_bytes);
     _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    if constexpr (N == 2) _tile_dpbusd(3, 5, 7);
   }
   if (left.tail) {
     _tile_loadd(4, rows + whole * 64, row_bytes);
     _tile_loadd(5, lower + whole * 64, row_bytes);
     _tile_loadd(6, left.tail, 64);
-    _tile_loadd(7, right.tail, 64);
     _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
     _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    if constexpr (N == 2) {
+      _tile_loadd(7, right.tail, 64);
+      _tile_dpbusd(1, 4, 7);
+      _tile_dpbusd(3, 5, 7);
+    }
   }
   _tile_stored(0, out, kMatrixLanes * 4);
-  _tile_stored(1, out + 16, kMatrixLanes * 4);
   _tile_stored(2, out + 16 * kMatrixLanes, kMatrixLanes * 4);
-  _tile_stored(3, out + 16 * kMatrixLanes + 16, kMatrixLanes * 4);
+  if constexpr (N == 2) {
+    _tile_stored(1, out + 16, kMatrixLanes * 4);
+    _tile_stored(3, out + 16 * kMatrixLanes + 16, kMatrixLanes * 4);
+  }
 }
 
 // Copies bytes by whole vectors; up to 63 behind them are read and written too.
