@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -101,13 +102,15 @@ def train(model: dorefa.models.SvhnConvNet, data: Data, *, rate: float, epochs: 
   return accuracies[-1], max(accuracies)
 
 
-def seconds_of_a_step(models: dict[str, dorefa.models.SvhnConvNet], data: Data, rounds: int) -> dict[str, float]:
+def seconds_of_a_step(
+  models: Mapping[ops.Backend, dorefa.models.SvhnConvNet], data: Data, rounds: int
+) -> dict[str, float]:
   """{backend: seconds}, in turn."""
-  runs = {}
+  runs: dict[str, Callable[[], Any]] = {}
   for name, model in models.items():
     state, step = build(model, data.images, rate=1e-3, steps=100, seed=0)
     batch = data.images[:BATCH], data.labels[:BATCH], jax.random.key(0)
-    runs[name] = lambda step=step, state=state, batch=batch: step(*state, *batch)
+    runs[name] = functools.partial(step, *state, *batch)
   return medians(interleaved(runs, rounds=rounds))
 
 

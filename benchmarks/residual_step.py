@@ -23,7 +23,7 @@ from dorefa_jax import ops
 
 BITS = dorefa.BitWidths(1, 2, 4)
 NETWORKS = {"ResNet-20": ((16, 3), (32, 3), (64, 3)), "ResNet-18": ((64, 2), (128, 2), (256, 2), (512, 2))}
-"""{network: (channels, residual blocks) of each stage}, on images of 32x32; each stage but the first halves the image."""
+"""{network: (channels, residual blocks) of each stage}, on images of 32x32, which each stage but the first halves."""
 BATCHES = {"ResNet-20": 128, "ResNet-18": 32}
 
 

@@ -139,7 +139,7 @@ def residual_step(
   """
   torch, nn = _torch()
 
-  class Residual(nn.Module):
+  class Residual(nn.Module):  # type: ignore[name-defined]
     def __init__(self, inputs: int, outputs: int, stride: int):
       super().__init__()
       self.stride, self.more = stride, outputs - inputs

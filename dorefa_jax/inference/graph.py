@@ -27,7 +27,8 @@ class Conv:
     parameters: float32 [2, outputs], or thresholds of the sums' dtype: [levels, outputs], of VALLEY
       [2 levels, outputs]; a single column where all outputs have the same.
     weight_zero: the weight of code c is `2 c - weight_zero`; None for the middle of the codes' range, 2^W - 1.
-    input_zero: None where sums are of codes a times weights; else of `2 a - input_zero`, and padding adds nothing to them.
+    input_zero: None where sums are of codes a times weights; else they are of `2 a - input_zero`, and padding adds
+      nothing to them.
   """
 
   name: str

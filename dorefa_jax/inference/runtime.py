@@ -97,7 +97,7 @@ def for_kernels(segment: Segment) -> Segment:
 
 
 def pack_layer(layer: Conv, format: packing.Format) -> list[np.ndarray]:
-  """A layer's weights in panels, its parameters and, where its input has a zero, sums of its weights; group by group."""
+  """A layer's weights in panels, its parameters and, where its input has a zero, sums of weights; group by group."""
   height, width, channels, outputs = layer.weights.shape
   if format is packing.Format.WINOGRAD:
     weights = winograd.transform_weights(layer.weights)

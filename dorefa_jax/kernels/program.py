@@ -75,7 +75,7 @@ class Op:
     gap: steps between the pixels of a program's input, [height, width], with zeros between them.
     weight_zero: the weight of code c is `2 c - weight_zero`; MIDDLE for `2^W - 1`.
     input_zero: 0 where a product is of codes a; else it is of `2 a - input_zero`, and padding and gaps count as zeros.
-      Such a convolution takes a third array, the sums of its weights over channels: int32 [groups, taps, padded outputs].
+      Such a convolution takes a third array, sums of its weights over channels: int32 [groups, taps, padded outputs].
   """
 
   kind: Kind

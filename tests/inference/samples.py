@@ -62,8 +62,8 @@ def _random_conv(rng, shape, index, outputs, groups, bits):
   floats = np.stack([rng.uniform(0.01, 1, outputs), rng.uniform(-1, 1, outputs)]).astype(np.float32)
   zero = None if bits is None or rng.random() < 0.7 else int(rng.integers(1, 2 * (2**bits - 1) + 1))
   return Conv(
-    f"layer {index}", weights, weight_bits, bits, strides, dilation, (pads[:2], pads[2:]), groups, Output.FLOATS, floats,
-    input_zero=zero,
+    f"layer {index}", weights, weight_bits, bits, strides, dilation, (pads[:2], pads[2:]), groups, Output.FLOATS,
+    floats, input_zero=zero,
   )  # fmt: skip
 
 
