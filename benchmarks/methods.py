@@ -26,9 +26,9 @@ from experiments.data.street_digits import load_street_digits
 
 METHODS: dict[str, tuple[dorefa.Quantizers, str]] = {
   "float": (dorefa.methods.dorefa(), "32,32,32"),
-  "dorefa 1,2": (dorefa.methods.dorefa(), "1,2,4"),
-  "dorefa 1,1": (dorefa.methods.dorefa(), "1,1,4"),
-  "dorefa 2,2": (dorefa.methods.dorefa(), "2,2,4"),
+  "dorefa W1A2": (dorefa.methods.dorefa(), "1,2,4"),
+  "dorefa W1A1": (dorefa.methods.dorefa(), "1,1,4"),
+  "dorefa W2A2": (dorefa.methods.dorefa(), "2,2,4"),
   "xnor_net": (dorefa.methods.xnor_net(), "1,1,4"),
   "bnn": (dorefa.methods.bnn(), "1,1,4"),
   "bi_real": (dorefa.methods.bi_real(), "1,1,4"),

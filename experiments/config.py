@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from dorefa_jax.bits import BitWidths
-from dorefa_jax.models.svhn import scaled_features
-from dorefa_jax.ops import BACKENDS
-from experiments.errors import UsageError, did_you_mean
+from experiments.data.catalog import CATALOG
+from experiments.errors import UsageError, did_you_mean, require
+from experiments.models import ModelConfig
 
 T = TypeVar("T")
-DATASETS = ("svhn", "street_digits", "cifar10", "fashion_mnist")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,38 +43,10 @@ class DataConfig:
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
-    _require(self.name in DATASETS, f"{where}.name", f"one of {', '.join(DATASETS)}", self.name)
-    _require(self.train_size >= 0, f"{where}.train_size", "an integer from 0 (0 = all)", self.train_size)
-    _require(self.test_size >= 0, f"{where}.test_size", "an integer from 0 (0 = all)", self.test_size)
-    _require(40 <= self.image_size <= 512, f"{where}.image_size", "an integer from 40 to 512", self.image_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Which network a trial trains.
-
-  Attributes:
-    width: factor on the channels of model A.
-    bound: h, "clip" or "abs_clip".
-    quantize_first: quantize the first convolution too.
-    quantize_last: quantize the last layer too.
-    dropout_rate: in front of the last convolution.
-    backend: "auto", "emulated" or "integer".
-  """
-
-  width: float = 1.0
-  bound: str = "clip"
-  quantize_first: bool = False
-  quantize_last: bool = False
-  dropout_rate: float = 0.5
-  backend: str = "auto"
-
-  def check(self, where: str) -> None:
-    """Raises UsageError for a value that no run can use."""
-    check_width(self.width, f"{where}.width")
-    _require(self.bound in ("clip", "abs_clip"), f"{where}.bound", "clip or abs_clip", self.bound)
-    _require(0 <= self.dropout_rate < 1, f"{where}.dropout_rate", "a number from 0, below 1", self.dropout_rate)
-    _require(self.backend in BACKENDS, f"{where}.backend", "auto, emulated or integer", self.backend)
+    require(self.name in CATALOG, f"{where}.name", f"one of {', '.join(CATALOG)}", self.name)
+    require(self.train_size >= 0, f"{where}.train_size", "an integer from 0 (0 = all)", self.train_size)
+    require(self.test_size >= 0, f"{where}.test_size", "an integer from 0 (0 = all)", self.test_size)
+    require(40 <= self.image_size <= 512, f"{where}.image_size", "an integer from 40 to 512", self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +80,16 @@ class TrainConfig:
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
     for name in ("epochs", "batch_size", "checkpoint_every"):
-      _require(getattr(self, name) >= 1, f"{where}.{name}", "an integer from 1", getattr(self, name))
-      _require(getattr(self, name) < 2**31, f"{where}.{name}", "an integer below 2^31", getattr(self, name))
+      require(getattr(self, name) >= 1, f"{where}.{name}", "an integer from 1", getattr(self, name))
+      require(getattr(self, name) < 2**31, f"{where}.{name}", "an integer below 2^31", getattr(self, name))
     for name in ("learning_rate", "adam_epsilon"):
-      _require(0 < getattr(self, name) < math.inf, f"{where}.{name}", "a number above 0", getattr(self, name))
-    _require(all(0 <= f <= 1 for f in self.halve_at), f"{where}.halve_at", "fractions from 0 to 1", self.halve_at)
-    _require(0 <= self.last_layer_l2 < math.inf, f"{where}.last_layer_l2", "a number from 0", self.last_layer_l2)
-    _require(0 <= self.brightness <= 255, f"{where}.brightness", "a number from 0 to 255", self.brightness)
+      require(0 < getattr(self, name) < math.inf, f"{where}.{name}", "a number above 0", getattr(self, name))
+    require(all(0 <= f <= 1 for f in self.halve_at), f"{where}.halve_at", "fractions from 0 to 1", self.halve_at)
+    require(0 <= self.last_layer_l2 < math.inf, f"{where}.last_layer_l2", "a number from 0", self.last_layer_l2)
+    require(0 <= self.brightness <= 255, f"{where}.brightness", "a number from 0 to 255", self.brightness)
     ordered = len(self.contrast) == 2 and 0 <= self.contrast[0] <= self.contrast[1] < math.inf
-    _require(ordered, f"{where}.contrast", "two numbers from 0, the smaller one first", self.contrast)
-    _require(0 <= self.seed < 2**31, f"{where}.seed", "an integer from 0 to 2^31 - 1", self.seed)
+    require(ordered, f"{where}.contrast", "two numbers from 0, the smaller one first", self.contrast)
+    require(0 <= self.seed < 2**31, f"{where}.seed", "an integer from 0 to 2^31 - 1", self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +124,6 @@ def parse_bits(value: Any, where: str) -> BitWidths:
     raise UsageError(f"{where} must be three integers (weights, activations, gradients) each, got {value!r}")
   try:
     return BitWidths.parse(value) if isinstance(value, str) else BitWidths(*value)
-  except ValueError as error:
-    raise UsageError(f"{where}: {error}") from None
-
-
-def check_width(width: float, where: str) -> None:
-  """Raises UsageError, which names the field, where a width leaves a layer without channels.
-
-  Example:
-    >>> check_width(0.5, "config.model.width")
-  """
-  try:
-    scaled_features(width)
   except ValueError as error:
     raise UsageError(f"{where}: {error}") from None
 
@@ -227,8 +186,3 @@ def _convert(value: Any, hint: Any, where: str, is_record: bool) -> Any:
   if hint is typing.Any or type(value) is hint:
     return value
   raise UsageError(f"{where} must be {names[hint]}, got {value!r}")
-
-
-def _require(legal: bool, where: str, wanted: str, value: Any) -> None:
-  if not legal:
-    raise UsageError(f"{where} must be {wanted}, got {value!r}")

@@ -9,9 +9,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from dorefa_jax.kernels.availability import KernelPathError
-from experiments.data.dataset import DataError
 
 USAGE_ERROR = 2
 IN_USE = 4
@@ -30,8 +30,28 @@ class UsageError(Exception):
   """A wrong flag, config field, directory or file; the message is one line."""
 
 
+class DataError(Exception):
+  """Data that are missing, damaged or not what they should be; one line for the user."""
+
+
 class InUseError(UsageError):
   """A work directory that another process holds."""
+
+
+def require(legal: bool, where: str, wanted: str, value: Any) -> None:
+  """Raises UsageError unless a value is legal.
+
+  Args:
+    legal: whether it is.
+    where: the field.
+    wanted: what is legal, in words.
+    value: the value.
+
+  Example:
+    >>> require(1 > 0, "config.train.epochs", "an integer from 1", 1)
+  """
+  if not legal:
+    raise UsageError(f"{where} must be {wanted}, got {value!r}")
 
 
 def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dorefa_jax import summary
-from dorefa_jax.models import SvhnConvNet
+from experiments.models import multiply_adds
 from experiments.plan import Trial
 
 START_SECONDS = 20.0
@@ -50,7 +49,7 @@ def estimate(trials: Sequence[Trial], train_images: int, workers: int) -> Estima
     config = trial.config
     network = width, size = config.model.width, config.data.image_size
     if network not in seconds_per_image:
-      macs = summary(SvhnConvNet(width=width), (1, size, size, 3)).macs
+      macs = multiply_adds(config.model, size)
       # Backward-input and backward-weight products: three times the forward pass.
       seconds_per_image[network] = 3 * macs / _macs_per_second(width) * OVERHEAD
     images = train_images // config.train.batch_size * config.train.batch_size * config.train.epochs

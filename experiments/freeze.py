@@ -28,9 +28,9 @@ from experiments.data.images import resize, to_unit
 from experiments.data.loading import load_dataset
 from experiments.data.svhn import read_mat
 from experiments.errors import UsageError, one_line_errors
+from experiments.models import build_model
 from experiments.records import read_object
 from experiments.restore import require_channels, restore_trial
-from experiments.steps import build_model
 from experiments.trial import DATA
 
 BATCH = 128

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from dorefa_jax.bits import BitWidths
-from dorefa_jax.models.svhn import MODEL_WIDTHS
 from dorefa_jax.ops import BACKENDS
-from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig, check_width, parse_bits
+from experiments.config import DataConfig, TrainConfig, TrialConfig, parse_bits
 from experiments.errors import UsageError
+from experiments.models import ModelConfig, check_width
 
 PAPER_TABLES = ("", "table1_svhn", "table3_first_last")
 
@@ -150,27 +150,6 @@ def _model(
     model = dataclasses.replace(model, backend=backend)
   marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "") + (f"_{backend}" if backend else "")
   return model, (f"w{width:g}", marks)
-
-
-def model_name(width: float) -> str:
-  """The paper's letter of a width, or the width.
-
-  Example:
-    >>> model_name(0.25), model_name(0.3)
-    ('C', 'width 0.3')
-  """
-  letters = {value: letter for letter, value in MODEL_WIDTHS.items()}
-  return letters.get(width, f"width {width:g}")
-
-
-def scheme_name(model: ModelConfig) -> str:
-  """Which exempt layers a trial quantizes all the same, as table 3 writes it.
-
-  Example:
-    >>> scheme_name(ModelConfig(quantize_first=True))
-    ' + first'
-  """
-  return (" + first" if model.quantize_first else "") + (" + last" if model.quantize_last else "")
 
 
 def duration(seconds: float) -> str:

@@ -15,12 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dorefa_jax import summary
-from dorefa_jax.models import SvhnConvNet
 from experiments.charts import Series, chart
 from experiments.cli import define_path, load_config, new_flags, parse
 from experiments.config import TrialConfig, read
 from experiments.errors import UsageError, one_line_errors
+from experiments.models import quantized_multiply_adds
 from experiments.plan import SweepConfig, Trial
 from experiments.records import read_object, write_text
 from experiments.results import STATUSES, read_data_record, read_metrics
@@ -218,11 +217,7 @@ def _cost_chart(study: Study, sweep: SweepConfig) -> str:
 
 def _bit_operations(row: Row, cell: Cell, sweep: SweepConfig) -> float:
   model = cell.trials[0].trial.config.model
-  net = SvhnConvNet(width=model.width, quantize_first=model.quantize_first, quantize_last=model.quantize_last)
-  size = sweep.data.image_size
-  layers = summary(net, (1, size, size, 3)).layers
-  exempt = {name for name, quantized in (("conv0", model.quantize_first), ("fc", model.quantize_last)) if not quantized}
-  macs = sum(layer.macs for layer in layers if layer.name not in exempt)
+  macs = quantized_multiply_adds(model, sweep.data.image_size)
   return float(macs * int(row.bits.weights) * int(row.bits.activations))
 
 

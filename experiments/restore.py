@@ -10,12 +10,10 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import TrialConfig, read
 from experiments.data.dataset import Split
 from experiments.errors import UsageError
+from experiments.models import image_channels
 from experiments.records import read_object
 from experiments.steps import Steps, TrainState, build_steps
 from experiments.trial import CHECKPOINTS
-
-FIRST_KERNEL = "params/conv0/kernel"
-"""The path of the weights whose third axis is the images' channels."""
 
 
 def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainState, int]:
@@ -45,9 +43,7 @@ def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainSta
   if saved is None:
     problem = f"{directory} has no checkpoint yet" if is_empty else f"every checkpoint of {directory} is damaged"
     raise UsageError(f"--workdir: {problem}")
-  if FIRST_KERNEL not in saved.arrays:
-    raise UsageError(f"{saved.where} has no {FIRST_KERNEL}: it is not of a network that this version knows")
-  channels = saved.arrays[FIRST_KERNEL].shape[2]
+  channels = image_channels(saved.arrays, str(saved.where))
   steps = build_steps(config, channels=channels, total_steps=1)
   state = saved.state(jax.eval_shape(steps.init, jax.random.key(0)))
   return config, steps, state, channels

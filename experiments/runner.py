@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.errors import IN_USE, INTERRUPTED, USAGE_ERROR
-from experiments.executor import LOG, Executor, Slot
+from experiments.executors import LOG, Executor, Slot
 from experiments.plan import Trial
 from experiments.records import read_json, read_object, seal, write_json
 from experiments.results import DAMAGED, RESULT, read_result

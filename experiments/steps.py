@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from dorefa_jax import BitWidths
-from dorefa_jax.kernels import available
-from dorefa_jax.kernels.packing import MAX_BITS
-from dorefa_jax.models import SvhnConvNet
-from dorefa_jax.ops import Backend
-from experiments.config import ModelConfig, TrialConfig, parse_bits
+from experiments.config import TrialConfig, parse_bits
 from experiments.data.images import jitter, resize, to_unit
+from experiments.models import build_model, last_kernel, training_backend
 
 Tree = Any
 
@@ -58,36 +55,6 @@ class Steps:
   learning_rate: optax.Schedule
 
 
-def build_model(config: ModelConfig, num_classes: int = 10) -> SvhnConvNet:
-  """The network of a trial, not quantized until called with bits.
-
-  Example:
-    >>> build_model(ModelConfig(width=0.5)).width
-    0.5
-  """
-  return SvhnConvNet(num_classes=num_classes, **dataclasses.asdict(config))
-
-
-def training_backend(config: TrialConfig) -> Backend:
-  """What "auto" means for a trial, whose bit widths are traced: one program serves all that the kernels compute.
-
-  Args:
-    config: of the trial.
-
-  Returns:
-    "integer" on CPU with compiled kernels where W, A and G are 8 bits or fewer, else "emulated"; or
-    what the config forces.
-
-  Example:
-    >>> training_backend(TrialConfig(bits="32,32,32"))
-    'emulated'
-  """
-  if config.model.backend != "auto":
-    return cast(Backend, config.model.backend)
-  fits = max(dataclasses.astuple(parse_bits(config.bits, "config.bits"))) <= MAX_BITS
-  return "integer" if fits and available().is_compiled and jax.default_backend() == "cpu" else "emulated"
-
-
 def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Steps:
   """Builds, but does not yet compile, the functions of a trial.
 
@@ -104,7 +71,8 @@ def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Step
     >>> float(steps.learning_rate(0)), float(steps.learning_rate(5))
     (0.0010000000474974513, 0.0005000000237487257)
   """
-  model, train = build_model(config.model).clone(backend=training_backend(config)), config.train
+  backend = training_backend(config.model, parse_bits(config.bits, "config.bits"))
+  model, train = build_model(config.model).clone(backend=backend), config.train
   halvings: dict[int, float] = {}
   for fraction in train.halve_at:
     boundary = round(fraction * total_steps)
@@ -141,7 +109,7 @@ def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Step
       rngs={"gradients": keys[0], "dropout": keys[1]},
     )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    loss = loss + 0.5 * train.last_layer_l2 * jnp.sum(params["fc"]["kernel"] ** 2)
+    loss = loss + 0.5 * train.last_layer_l2 * jnp.sum(last_kernel(params) ** 2)
     return loss, (jnp.sum(logits.argmax(-1) == labels), updates["batch_stats"])
 
   @functools.partial(jax.jit, donate_argnums=0)

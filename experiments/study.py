@@ -13,7 +13,8 @@ from typing import Any
 
 from dorefa_jax import BitWidths, complexity
 from dorefa_jax.cost import Complexity
-from experiments.plan import SweepConfig, model_name, plan_trials, scheme_name
+from experiments.models import model_name, scheme_name
+from experiments.plan import SweepConfig, plan_trials
 from experiments.runner import TrialState, load_states
 
 PAPER = pathlib.Path(__file__).parent / "paper"

@@ -8,7 +8,7 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags as absl_flags
@@ -17,14 +17,13 @@ from rich.console import Console
 from experiments.cli import define_path, load_config, new_flags, parse
 from experiments.config import DataConfig, read
 from experiments.errors import INTERRUPTED, UsageError, one_line_errors
-from experiments.executor import Executor, LocalExecutor, RayExecutor
+from experiments.executors import EXECUTORS
 from experiments.plan import SweepConfig, duration, plan_trials
 from experiments.records import write_json
 from experiments.runner import load_states, run_trials
 from experiments.workdir import check_workdir, open_workdir
 
 CONFIG = "sweep.json"
-EXECUTORS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
 FAILED_TRIALS = 1
 
 
@@ -174,25 +173,23 @@ def _announce(data: dict[str, Any], console: Console) -> None:
 
 
 def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console) -> int:
-  from experiments.data.loading import STREET_DIGITS_SIZES, TRAIN_SIZES, find_directory
+  from experiments.data.loading import find_directory, generated_name, train_size
   from experiments.estimate import estimate
   from experiments.terminal import plan_table
 
   trials = plan_trials(sweep)
   console.print(f"{len(trials):,} trials", highlight=False)
   directory = find_directory(sweep.data)
-  stands_in = sweep.data.name == "svhn" and sweep.data.stand_in and directory is None and not sweep.data.dir
-  generated = stands_in or sweep.data.name == "street_digits"
-  full_size = STREET_DIGITS_SIZES[0] if generated else TRAIN_SIZES[sweep.data.name][sweep.data.extra]
-  train_size = sweep.data.train_size or full_size
-  check_batch(sweep, train_size)
+  generated = generated_name(sweep.data, directory)
+  images = train_size(sweep.data, directory)
+  check_batch(sweep, images)
   executor = EXECUTORS[flags.executor](flags.workers)
   slots = executor.slots
   executor.close()
-  estimated = estimate(trials, train_size, len(slots))
+  estimated = estimate(trials, images, len(slots))
   console.print(plan_table(trials, estimated))
   if generated:
-    source = "street_digits, generated" + (" (no SVHN found)" if stands_in else "")
+    source = f"{generated}, generated" + (f" (no {sweep.data.name} found)" if generated != sweep.data.name else "")
   else:
     source = f"{sweep.data.name} in {directory}" if directory else f"{sweep.data.name}: not found on this machine"
   states = load_states(trials, workdir) if workdir.is_dir() else []

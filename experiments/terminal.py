@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.estimate import Estimate
-from experiments.plan import Trial, duration, model_name, scheme_name
+from experiments.models import model_name, scheme_name
+from experiments.plan import Trial, duration
 from experiments.progress import read_progress
 from experiments.runner import TrialState, describe
 from experiments.study import Cell, Study

@@ -133,7 +133,7 @@ def _packed_words(segment: Segment, ops: list[Op]) -> int:
 
 
 def _scratch_words(ops: list[Op]) -> int:
-  """Words of the kernels' buffers for an image, as `program/program.cc` derives them and `batch/run.cc` lays them out."""
+  """Words of the kernels' buffers for an image, which `program/program.cc` derives and `batch/run.cc` lays out."""
   words = 0
   for before, op in zip([ops[0], *ops], ops):
     channels = op.channels // op.groups

@@ -7,9 +7,7 @@ import hashlib
 
 import numpy as np
 
-
-class DataError(Exception):
-  """Data that are missing, damaged or not what they should be; one line for the user."""
+from experiments.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)

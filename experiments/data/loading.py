@@ -9,17 +9,13 @@ import pathlib
 import numpy as np
 
 from experiments.config import DataConfig
+from experiments.data.catalog import CATALOG
 from experiments.data.dataset import DataError, Dataset, Split
-from experiments.data.idx import has_idx, load_idx
 from experiments.data.prepared import is_prepared, load_prepared
-from experiments.data.street_digits import load_street_digits
-from experiments.data.svhn import FILES, download_svhn, load_svhn_mat
+from experiments.data.svhn import download_svhn
 from experiments.paths import PathError, expand
 
-TFDS_NAMES = {"svhn": "svhn_cropped", "cifar10": "cifar10", "fashion_mnist": "fashion_mnist"}
-TRAIN_SIZES = {"svhn": (73_257, 604_388), "cifar10": (50_000, 50_000), "fashion_mnist": (60_000, 60_000)}
-"""Number of training images, without and with SVHN's extra ones: for plans, before anything is loaded."""
-STREET_DIGITS_SIZES = (20_000, 4_000)
+STAND_IN = "street_digits"
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -39,16 +35,47 @@ def load_dataset(config: DataConfig) -> Dataset:
     'street_digits'
   """
   directory = find_directory(config)
-  if config.name == "street_digits":
-    return _street_digits(config)
-  if directory is None and config.name == "svhn" and config.stand_in and not config.dir:
-    return _street_digits(config)
-  if _downloads(config) and not (directory and is_prepared(directory, TFDS_NAMES["svhn"])):
+  generate = CATALOG[generated_name(config, directory) or config.name].generate
+  if generate is not None:
+    return generate(config.train_size, config.test_size)
+  if _downloads(config) and not (directory and is_prepared(directory, CATALOG[config.name].tfds_name)):
     directory = directory or _named(config) or pathlib.Path("data/svhn")
     download_svhn(directory, extra=config.extra)  # only what is not there yet
   if directory is None:
     raise DataError(_not_found(config))
   return _cut(_load(config, directory), config)
+
+
+def generated_name(config: DataConfig, directory: pathlib.Path | None) -> str | None:
+  """The name of the data set that is generated: the one asked for, or a stand-in; None where images are read.
+
+  Args:
+    config: which data set.
+    directory: from `find_directory`.
+
+  Example:
+    >>> generated_name(DataConfig("svhn", stand_in=True), None)
+    'street_digits'
+  """
+  if CATALOG[config.name].generate is not None:
+    return config.name
+  stands_in = directory is None and config.name == "svhn" and config.stand_in and not config.dir
+  return STAND_IN if stands_in else None
+
+
+def train_size(config: DataConfig, directory: pathlib.Path | None) -> int:
+  """The number of training images that `load_dataset` will give, as far as it is known before.
+
+  Args:
+    config: which data set.
+    directory: from `find_directory`.
+
+  Example:
+    >>> train_size(DataConfig("cifar10"), None)
+    50000
+  """
+  entry = CATALOG[generated_name(config, directory) or config.name]
+  return config.train_size or entry.train_sizes[config.extra]
 
 
 def find_directory(config: DataConfig) -> pathlib.Path | None:
@@ -68,7 +95,7 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
     >>> find_directory(DataConfig("street_digits")) is None
     True
   """
-  if config.name not in TFDS_NAMES:
+  if CATALOG[config.name].generate is not None:
     if config.dir:
       raise DataError(f"config.data.dir: {config.name} are generated, and read from no directory; leave it empty")
     return None
@@ -113,31 +140,21 @@ def _holds(config: DataConfig, directory: pathlib.Path) -> bool:
   try:
     if config.dir and not directory.is_dir() and (directory.exists() or not _downloads(config)):
       raise DataError(f"config.data.dir: no directory {str(directory)!r}")
-    return is_prepared(directory, TFDS_NAMES[config.name]) or _has_files(config.name, directory)
+    entry = CATALOG[config.name]
+    return is_prepared(directory, entry.tfds_name) or entry.has_files(directory)
   except OSError as error:
     if config.dir:
       raise DataError(f"config.data.dir: {str(directory)!r} cannot be read ({error.strerror})") from error
     return False
 
 
-def _has_files(name: str, directory: pathlib.Path) -> bool:
-  if name == "svhn":
-    return any((directory / file).is_file() for file in FILES.values())
-  return name == "fashion_mnist" and has_idx(directory)
-
-
 def _load(config: DataConfig, directory: pathlib.Path) -> Dataset:
-  tfds_name = TFDS_NAMES[config.name]
-  if is_prepared(directory, tfds_name):
-    return load_prepared(config.name, tfds_name, directory, extra=config.extra)
-  if config.name == "svhn":
-    return load_svhn_mat(directory, extra=config.extra)
-  return load_idx(config.name, directory)
-
-
-def _street_digits(config: DataConfig) -> Dataset:
-  train, test = STREET_DIGITS_SIZES
-  return load_street_digits(train_size=config.train_size or train, test_size=config.test_size or test)
+  entry = CATALOG[config.name]
+  if is_prepared(directory, entry.tfds_name):
+    return load_prepared(config.name, entry.tfds_name, directory, extra=config.extra)
+  if entry.load_files is None:  # a directory that has changed since it was found
+    raise DataError(_not_found(config))
+  return entry.load_files(directory, config.extra)
 
 
 def _cut(dataset: Dataset, config: DataConfig) -> Dataset:
@@ -154,9 +171,10 @@ def _cut(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _not_found(config: DataConfig) -> str:
-  files = {"svhn": ", or of train_32x32.mat and test_32x32.mat", "fashion_mnist": ", or of its IDX files"}
+  entry = CATALOG[config.name]
   looked = ", ".join(str(place) for place in _places(config))
+  files = f", or of {entry.files}" if entry.files else ""
   return (
-    f"config.data: no {config.name} found in {looked}; name a TFDS data directory with {TFDS_NAMES[config.name]} "
-    f"prepared as array_record{files.get(config.name, '')} in config.data.dir, or set config.data.name=street_digits"
+    f"config.data: no {config.name} found in {looked}; name a TFDS data directory with {entry.tfds_name} "
+    f"prepared as array_record{files} in config.data.dir, or set config.data.name={STAND_IN}"
   )

@@ -13,6 +13,16 @@ from experiments.data.mat import list_variables, load_variables
 FILES = {split: f"{split}_32x32.mat" for split in ("train", "test", "extra")}
 
 
+def has_svhn_mat(directory: pathlib.Path) -> bool:
+  """Whether a directory holds one of SVHN's files at least.
+
+  Example:
+    >>> has_svhn_mat(pathlib.Path("/nowhere"))
+    False
+  """
+  return any((directory / file).is_file() for file in FILES.values())
+
+
 def load_svhn_mat(directory: pathlib.Path, *, extra: bool) -> Dataset:
   """Reads SVHN from a folder of .mat files.
 

@@ -2,7 +2,8 @@ import pytest
 
 from experiments.config import DataConfig, read
 from experiments.errors import UsageError
-from experiments.plan import GridConfig, SweepConfig, duration, model_name, plan_trials
+from experiments.models import model_name
+from experiments.plan import GridConfig, SweepConfig, duration, plan_trials
 
 
 def test_a_trial_for_every_combination_with_a_name_of_its_own():

@@ -14,7 +14,8 @@ import scipy.io
 import dorefa_jax
 from experiments import evaluate, freeze
 from experiments.checkpoints import Checkpoints
-from experiments.config import DataConfig, ModelConfig, TrialConfig
+from experiments.config import DataConfig, TrialConfig
+from experiments.models import ModelConfig
 from experiments.restore import restore_trial
 from experiments.steps import build_steps
 

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from experiments.config import DataConfig
-from experiments.executor import LocalExecutor, Slot
+from experiments.executors import LocalExecutor, Slot
 from experiments.plan import GridConfig, SweepConfig, plan_trials
 from experiments.records import write_json
 from experiments.runner import failure_reason, load_states, run_trials
@@ -161,8 +161,10 @@ def test_ignored_signals_stay_ignored(tmp_path):
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", -9)])
 def test_local_executor_returns_exit_codes_and_signals(tmp_path, monkeypatch, script, code):
-  monkeypatch.setattr("experiments.executor.train_command", lambda arguments: ["sh", "-c", f"echo hello; {script}"])
-  monkeypatch.setattr("experiments.executor._count_gpus", lambda: 0)
+  monkeypatch.setattr(
+    "experiments.executors.local.train_command", lambda arguments: ["sh", "-c", f"echo hello; {script}"]
+  )
+  monkeypatch.setattr("experiments.executors.local._count_gpus", lambda: 0)
   executor = LocalExecutor(1)
   assert asyncio.run(executor.run([], tmp_path, executor.slots[0])) == code
   assert (tmp_path / "log.txt").read_text() == "hello\n"
@@ -170,8 +172,8 @@ def test_local_executor_returns_exit_codes_and_signals(tmp_path, monkeypatch, sc
 
 def test_a_cancelled_trial_is_asked_to_stop(tmp_path, monkeypatch):
   script = "trap 'echo saved; exit 130' TERM; echo up; while true; do sleep 0.05; done"
-  monkeypatch.setattr("experiments.executor.train_command", lambda arguments: ["sh", "-c", script])
-  monkeypatch.setattr("experiments.executor._count_gpus", lambda: 0)
+  monkeypatch.setattr("experiments.executors.local.train_command", lambda arguments: ["sh", "-c", script])
+  monkeypatch.setattr("experiments.executors.local._count_gpus", lambda: 0)
 
   async def cancel():
     executor = LocalExecutor(1)
@@ -187,13 +189,13 @@ def test_a_cancelled_trial_is_asked_to_stop(tmp_path, monkeypatch):
 
 
 def test_slots_share_cores_and_gpus(monkeypatch):
-  from experiments.executor import local_slots
+  from experiments.executors.local import local_slots
 
-  monkeypatch.setattr("experiments.executor._count_gpus", lambda: 0)
+  monkeypatch.setattr("experiments.executors.local._count_gpus", lambda: 0)
   monkeypatch.setattr("os.sched_getaffinity", lambda _: {2, 5}, raising=False)
   assert [slot.core for slot in local_slots(0)] == [2, 5]
   assert [slot.core for slot in local_slots(3)] == [2, 5, 2]
-  monkeypatch.setattr("experiments.executor._count_gpus", lambda: 2)
+  monkeypatch.setattr("experiments.executors.local._count_gpus", lambda: 2)
   assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local_slots(4)] == ["0", "1", "0", "1"]
 
 

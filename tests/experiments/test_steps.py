@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import dorefa_jax as dorefa
-from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
+from experiments.config import DataConfig, TrainConfig, TrialConfig
+from experiments.models import ModelConfig
 from experiments.steps import build_steps, traced_bits, weight_statistics
 
 CONFIG = TrialConfig(model=ModelConfig(width=0.03), train=TrainConfig(batch_size=8))

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from experiments.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
+from experiments.config import DataConfig, TrainConfig, TrialConfig
 from experiments.data import DataError
 from experiments.data.loading import load_dataset
+from experiments.models import ModelConfig
 from experiments.progress import Reporter
 from experiments.trial import Interrupted, run_trial
 
