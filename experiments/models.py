@@ -108,7 +108,7 @@ def multiply_adds(config: ModelConfig, image_size: int) -> int:
 
   Example:
     >>> multiply_adds(ModelConfig(width=0.125), 40)
-    1852032
+    1162976
   """
   return sum(layer.macs for layer in _layers(config, image_size))
 
@@ -118,7 +118,7 @@ def quantized_multiply_adds(config: ModelConfig, image_size: int) -> int:
 
   Example:
     >>> quantized_multiply_adds(ModelConfig(width=0.125), 40)
-    1268352
+    579136
   """
   exempt = set() if config.quantize_first else {FIRST_LAYER}
   exempt |= set() if config.quantize_last else {LAST_LAYER}

@@ -67,6 +67,7 @@ def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Step
     The functions.
 
   Example:
+    >>> from experiments.models import ModelConfig
     >>> steps = build_steps(TrialConfig(model=ModelConfig(width=0.125)), channels=3, total_steps=10)
     >>> float(steps.learning_rate(0)), float(steps.learning_rate(5))
     (0.0010000000474974513, 0.0005000000237487257)

@@ -73,7 +73,7 @@ def check_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
     >>> check_split(np.zeros((1, 2, 2, 3), np.uint8), np.array([12]), "a.mat")
     Traceback (most recent call last):
       ...
-    experiments.data.dataset.DataError: a.mat: labels must be 0 to 9, found 12 at image 0
+    experiments.errors.DataError: a.mat: labels must be 0 to 9, found 12 at image 0
   """
   if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
     raise DataError(

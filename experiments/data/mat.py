@@ -78,7 +78,7 @@ def list_variables(path: pathlib.Path) -> dict[str, Variable]:
     >>> list_variables(pathlib.Path("/nowhere.mat"))
     Traceback (most recent call last):
       ...
-    experiments.data.dataset.DataError: /nowhere.mat: cannot be read (No such file or directory)
+    experiments.errors.DataError: /nowhere.mat: cannot be read (No such file or directory)
   """
   with _data_errors(path), open(path, "rb") as file:
     start = file.read(len(HDF5))

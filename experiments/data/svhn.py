@@ -40,7 +40,7 @@ def load_svhn_mat(directory: pathlib.Path, *, extra: bool) -> Dataset:
     >>> load_svhn_mat(pathlib.Path("/nowhere"), extra=False)
     Traceback (most recent call last):
       ...
-    experiments.data.dataset.DataError: /nowhere: no train_32x32.mat, needed for SVHN's train split
+    experiments.errors.DataError: /nowhere: no train_32x32.mat, needed for SVHN's train split
   """
   wanted = ["train", "test", "extra"] if extra else ["train", "test"]
   for split in wanted:
