@@ -115,6 +115,49 @@ class Dense(nn.Dense):
     return _call(nn.Dense, self, inputs, dot_general_cls=lambda: product)
 
 
+class DotGeneral(nn.Module):
+  """A quantized dot product for flax's own modules, which take it as `dot_general_cls` and the like.
+
+  `DenseGeneral(..., dot_general_cls=lambda: DotGeneral(bits=bits))` has flax's parameters, and so have the
+  projections of `MultiHeadDotProductAttention` with `qkv_dot_general_cls` and `out_dot_general_cls`.
+
+  Attributes:
+    bits, backend, quantizers: as in `Dense`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> layer = nn.DenseGeneral((2, 4), dot_general_cls=lambda: DotGeneral(bits=BitWidths(1, 2, 4)))
+    >>> x = jnp.full((3, 5), 0.5)
+    >>> layer.apply(layer.init(jax.random.key(0), x), x).shape
+    (3, 2, 4)
+
+  References:
+    arXiv 1606.06160, algorithm 1.
+  """
+
+  bits: BitWidths = BitWidths()
+  backend: ops.Backend = "auto"
+  quantizers: Quantizers = Quantizers()
+
+  @nn.compact
+  def __call__(self, x: jax.Array, w: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
+    """The product.
+
+    Args:
+      x: activations; DoReFa-Net's quantizer clips them to [0, 1].
+      w: weights.
+      dimension_numbers, **options: as in `jax.lax.dot_general`.
+
+    Returns:
+      As `jax.lax.dot_general`.
+
+    Raises:
+      ValueError: as `dorefa_jax.ops.dot_general`; or G < 32 and the call is
+        differentiated without a PRNG stream "gradients".
+    """
+    return _product(self, ops.dot_general, None, None)(x, w, dimension_numbers, **options)
+
+
 def _product(layer: Any, op: Any, bits: BitWidths | None, quantizers: Quantizers | None) -> Any:
   """The layer's product, and where its quantizers learn, their variables."""
   bits = check_bit_widths(layer.bits if bits is None else bits)

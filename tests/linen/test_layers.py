@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import flax.linen as nn
@@ -216,3 +217,68 @@ def test_custom_weight_quantizer(key):
 )
 def test_flax_still_has_the_field_that_is_injected(base, injected):
   assert injected in inspect.signature(base).parameters
+
+
+BITS = dorefa.BitWidths(1, 2, 4)
+
+
+def dense_general(quantizers=dorefa.Quantizers(), backend="auto", **options):
+  product = functools.partial(dorefa.linen.DotGeneral, bits=BITS, quantizers=quantizers, backend=backend)
+  return nn.DenseGeneral((4, 8), dot_general_cls=product, **options)
+
+
+def test_dense_general_takes_the_product_at_its_injection_point():
+  x = jax.random.uniform(jax.random.key(0), (5, 3, 32))
+  layer = dense_general()
+  variables = layer.init(jax.random.key(1), x)
+  plain = nn.DenseGeneral((4, 8)).init(jax.random.key(1), x)
+  jax.tree.map(np.testing.assert_array_equal, variables, plain)
+  dense = dorefa.linen.Dense(32, bits=BITS)
+  flat = {"params": jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-2], 32), variables["params"])}
+  rngs = {"gradients": jax.random.key(2)}
+  np.testing.assert_allclose(
+    layer.apply(variables, x, rngs=rngs).reshape(5, 3, 32), dense.apply(flat, x, rngs=rngs), rtol=1e-5, atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("backend", ["emulated", "integer"])
+def test_what_an_injected_product_learns_has_a_collection(backend):
+  x = jax.random.uniform(jax.random.key(0), (16, 32))
+  layer = dense_general(dorefa.methods.pact(), backend)
+  variables = layer.init(jax.random.key(1), x)
+  assert jax.tree.map(jnp.shape, variables["quantizers"]) == {"DotGeneral_0": {"activations": {"alpha": ()}}}
+  gradients = jax.grad(lambda v: layer.apply(v, 9 * x, rngs={"gradients": jax.random.key(2)}).sum())(variables)
+  assert float(jnp.abs(gradients["quantizers"]["DotGeneral_0"]["activations"]["alpha"])) > 0
+
+
+def test_attention_quantizes_its_projections():
+  product = functools.partial(dorefa.linen.DotGeneral, bits=BITS)
+  x = jax.random.uniform(jax.random.key(0), (2, 6, 32))
+  plain = nn.MultiHeadDotProductAttention(num_heads=4)
+  layer = plain.clone(qkv_dot_general_cls=product, out_dot_general_cls=product)
+  variables = layer.init(jax.random.key(1), x)
+  jax.tree.map(np.testing.assert_array_equal, variables, plain.init(jax.random.key(1), x))
+  rngs = {"gradients": jax.random.key(2)}
+  got, gradients = jax.value_and_grad(lambda v: layer.apply(v, x, rngs=rngs).sum())(variables)
+  assert abs(float(got) - float(plain.apply(variables, x).sum())) > 1e-3
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+  with pytest.raises(ValueError, match="gradients"):
+    jax.grad(lambda v: layer.apply(v, x).sum())(variables)
+
+
+@pytest.mark.parametrize(("layer", "plain"), [
+  (dorefa.linen.Dense(4), nn.Dense(4)),
+  (dorefa.linen.Conv(4, (3, 3)), nn.Conv(4, (3, 3))),
+  (nn.DenseGeneral(4, dot_general_cls=dorefa.linen.DotGeneral), nn.DenseGeneral(4)),
+])  # fmt: skip
+def test_complex_inputs_pass_at_full_precision(layer, plain):
+  x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3), jnp.complex64)
+  layer, plain = (one.clone(param_dtype=jnp.complex64) for one in (layer, plain))
+  variables = plain.init(jax.random.key(1), x)
+  np.testing.assert_array_equal(layer.apply(variables, x), plain.apply(variables, x))
+  np.testing.assert_array_equal(
+    *(
+      jax.grad(lambda v, one=one: jnp.abs(one.apply(v, x)).sum())(variables)["params"]["kernel"]
+      for one in (layer, plain)
+    )
+  )
