@@ -80,7 +80,7 @@ class LayerCost:
 
   Attributes:
     name: path of the layer in the model.
-    output_shape: of one example.
+    output_shape: shape of one example's result.
     bits: W, A and G the layer ran with.
     weights: number of weights.
     macs: multiply-accumulates for one example, those on padding counted.
@@ -109,10 +109,10 @@ class Summary:
     layers: one entry for each application of a convolution or dense layer, in order.
     parameters: number of all parameters.
     weights: number of weights of the layers listed, those of a shared layer counted once.
-    macs: of all layers, for one example.
-    weight_bytes: of all layers, packed.
+    macs: multiply-accumulates of all layers, for one example.
+    weight_bytes: bytes of all layers' weights, packed.
     other_bytes: all other parameters and statistics (biases, batch norm), at their own dtypes.
-    activation_bytes: of all layers, for one example.
+    activation_bytes: bytes of all layers' activations, for one example.
   """
 
   layers: tuple[LayerCost, ...]

@@ -26,10 +26,10 @@ def check_quantizer(quantizer: Quantizer, x: jax.Array, bits: int, *, key: jax.A
   """Checks that codes are whole numbers below 2^bits that stand for the values, static and traced, and have a gradient.
 
   Args:
-    quantizer: of weights or activations.
+    quantizer: a quantizer of weights or activations.
     x: values, outputs along the last axis.
     bits: k, of the quantizer's widths.
-    key: for what it learns.
+    key: key to initialize what it learns.
 
   Raises:
     AssertionError: the contract of `dorefa_jax.Quantizer` is broken.

@@ -18,7 +18,7 @@ class Series:
   """Points of one colour.
 
   Attributes:
-    name: for the legend, where series of one name and color stand once.
+    name: name for the legend, where series of one name and color stand once.
     points: (x, y).
     labels: shown when a point is pointed at; one for each point, or none.
     color: which of the palette, where several series are of one kind; by default each has its own.

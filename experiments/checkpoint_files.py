@@ -44,8 +44,8 @@ def write_hashes(directory: pathlib.Path, step: int, kept: Iterable[int]) -> Non
   """Notes the hashes of a new checkpoint's files, and forgets those of checkpoints that are no longer kept.
 
   Args:
-    directory: of the checkpoints.
-    step: of the new one.
+    directory: directory of the checkpoints.
+    step: step of the new checkpoint.
     kept: steps of all that are there.
   """
   known = read_object(directory / HASHES) or {}
@@ -57,8 +57,8 @@ def find_damage(directory: pathlib.Path, step: int) -> str:
   """What is wrong with a checkpoint's files.
 
   Args:
-    directory: of the checkpoints.
-    step: of the one that is looked at.
+    directory: directory of the checkpoints.
+    step: step of the checkpoint that is looked at.
 
   Returns:
     A clause such as "default/_METADATA is missing"; "" where nothing is known to be wrong.

@@ -35,7 +35,7 @@ class Saved:
 
   Attributes:
     where: directory and step, for messages.
-    arrays: by path, such as "params/fc/kernel".
+    arrays: {path: array}, with paths such as "params/fc/kernel".
   """
 
   where: str
@@ -79,7 +79,7 @@ class Checkpoints:
   they are read one by one.
 
   Args:
-    directory: of the checkpoints.
+    directory: directory of the checkpoints.
     read_only: create, rename and delete nothing, not even what a killed process left half written.
   """
 

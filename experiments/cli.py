@@ -25,7 +25,7 @@ class CommandLine:
 
   Attributes:
     flags: its flags.
-    overrides: of the config, {field: text}.
+    overrides: overrides of the config, {field: text}.
     words: what is no flag.
   """
 
@@ -89,8 +89,8 @@ def parse(
 
   Args:
     values: the command's flags.
-    argv: without the program's name.
-    description: of the command, for its help.
+    argv: arguments, without the program's name.
+    description: what the command does, for its help.
     config: the dataclass that its config is read into; None where the command takes no config.
     words: what arguments that are no flags mean, for the help; "" where there must be none.
 

@@ -56,14 +56,14 @@ class TrainConfig:
   Attributes:
     epochs: passes over the training images.
     batch_size: images a step; what is left of an epoch is dropped.
-    learning_rate: of Adam.
-    adam_epsilon: of Adam.
+    learning_rate: Adam's learning rate.
+    adam_epsilon: Adam's epsilon.
     halve_at: fractions of the training after which the learning rate is halved.
     last_layer_l2: the loss gains half of this times the squared weights of the last layer.
     brightness: jitter, added to all pixels of an image, uniform in +- this, of 255.
     contrast: jitter, factor about each channel's mean, uniform between these two.
     checkpoint_every: steps between checkpoints; there is one at the end of every epoch too.
-    seed: of initialization, batches and all noise.
+    seed: seed of initialization, batches and all noise.
   """
 
   epochs: int = 200

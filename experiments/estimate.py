@@ -24,8 +24,8 @@ class Estimate:
   """Seconds of a sweep.
 
   Attributes:
-    trials: of each trial on its own.
-    total: of the sweep, so many trials at once.
+    trials: seconds of each trial on its own.
+    total: seconds of the sweep, with so many trials at once.
   """
 
   trials: tuple[float, ...]

@@ -61,8 +61,8 @@ def training_backend(config: ModelConfig, bits: BitWidths) -> Backend:
   """What "auto" means for a trial, whose bit widths are traced: one program serves all that the kernels compute.
 
   Args:
-    config: of the network.
-    bits: of the trial.
+    config: the network's config.
+    bits: the trial's bit widths.
 
   Returns:
     "integer" on CPU with compiled kernels where W, A and G are 8 bits or fewer, else "emulated"; or
@@ -82,7 +82,7 @@ def last_kernel(params: Any) -> jax.Array:
   """The weights of the last layer, which a recipe may decay.
 
   Args:
-    params: of the network.
+    params: the network's parameters.
   """
   return cast(jax.Array, params[LAST_LAYER]["kernel"])
 

@@ -76,7 +76,7 @@ def typed(text: str, hint: Any, where: str) -> Any:
   """A text as a value of a type.
 
   Args:
-    text: from a command line.
+    text: text of a command line.
     hint: bool, int, float, str, `tuple[X, ...]`, `Any`, or a dataclass, which no text is.
     where: name of the field, for messages.
 

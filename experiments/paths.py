@@ -16,7 +16,7 @@ def expand(path: str) -> pathlib.Path:
   Shells replace them only at the start of a word, so `--workdir=~/runs` arrives as it was typed.
 
   Args:
-    path: as typed. `./~name` is how to write a relative path that begins with a tilde.
+    path: path as typed. `./~name` is how to write a relative path that begins with a tilde.
 
   Returns:
     The path; relative paths stay relative.

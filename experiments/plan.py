@@ -22,10 +22,10 @@ class GridConfig:
 
   Attributes:
     bits: settings (W, A, G), as tuples or "W,A,G".
-    widths: of the model.
+    widths: channel widths of the model.
     first_last: pairs (quantize the first layer, quantize the last one).
-    backends: of training, to compare them; none for the model's own.
-    seeds: of training.
+    backends: backends of training, to compare them; none for the model's own.
+    seeds: seeds of training.
   """
 
   bits: tuple[Any, ...] = ()
@@ -70,10 +70,10 @@ class SweepConfig:
     name: heads the report.
     paper_table: table of the paper whose numbers stand beside the results: "table1_svhn", "table3_first_last" or "".
     grid: what varies.
-    data: of all trials.
-    model: of all trials; `width`, `quantize_first` and `quantize_last` come from the grid, and so does
+    data: data of all trials.
+    model: model of all trials; `width`, `quantize_first` and `quantize_last` come from the grid, and so does
       `backend` where the grid has any.
-    train: of all trials; `seed` comes from the grid.
+    train: recipe of all trials; `seed` comes from the grid.
   """
 
   name: str = "sweep"

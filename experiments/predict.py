@@ -19,7 +19,7 @@ from experiments.paths import PathError, expand
 
 SHOWN = 3
 MAX_PIXELS = 16_000_000
-"""Of a picture: reading and resizing it took up to 22 bytes for each, which is 350 MB."""
+"""Pixels of the largest picture: reading and resizing it took up to 22 bytes for each, which is 350 MB."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What pictures of digits come in. Pillow reads many others, some of which (EPS) by running another program."""
 WORDS = f"MODEL.dorefa PICTURE [PICTURE ...]   ({', '.join(FORMATS)}; up to {MAX_PIXELS:,} pixels)"
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
   Args:
-    argv: without the program's name.
+    argv: arguments, without the program's name.
 
   Returns:
     0, or 2 for wrong use.
@@ -84,7 +84,7 @@ def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
   """A picture's pixels.
 
   Args:
-    path: of the file.
+    path: the file.
     channels: 1 for grey, 3 for colour.
 
   Returns:

@@ -19,8 +19,8 @@ class Progress:
   """A moment of a trial.
 
   Attributes:
-    epoch: from 0.
-    epochs: of the whole trial.
+    epoch: number of the epoch, from 0.
+    epochs: number of epochs of the trial.
     step: steps done in this epoch.
     steps: steps of an epoch.
     loss: mean over the epoch so far.

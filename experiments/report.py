@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
   Args:
-    argv: without the program's name.
+    argv: arguments, without the program's name.
 
   Returns:
     0, or 2 for wrong use.

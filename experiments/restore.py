@@ -20,7 +20,7 @@ def restore_trial(directory: pathlib.Path) -> tuple[TrialConfig, Steps, TrainSta
   """Reads a trial's config and newest checkpoint; writes nothing, so that the trial may be running.
 
   Args:
-    directory: of a trial, finished or not.
+    directory: a trial's directory, finished or not.
 
   Returns:
     The config, the functions, the state, and the number of channels of the trial's images.
@@ -53,8 +53,8 @@ def require_channels(images: Split, channels: int, where: str) -> None:
   """Raises UsageError where images have other channels than a trial's.
 
   Args:
-    images: to be read by the trial's model.
-    channels: of the trial's images.
+    images: images to be read by the trial's model.
+    channels: number of channels of the trial's images.
     where: the flag and the file that the images come from.
   """
   found = images.images.shape[-1]

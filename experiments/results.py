@@ -23,7 +23,7 @@ def read_result(directory: pathlib.Path) -> dict[str, Any] | None:
   """How a trial ended.
 
   Args:
-    directory: of the trial.
+    directory: the trial's directory.
 
   Returns:
     Its result; None where it has none yet; `{"status": "damaged", "reason": ...}` where the file holds none.
@@ -69,7 +69,7 @@ def read_metrics(directory: pathlib.Path) -> list[dict[str, Any]]:
   """The records of a trial's epochs, in order, without damaged, changed and doubled ones.
 
   Args:
-    directory: of the trial.
+    directory: the trial's directory.
 
   Returns:
     One record for each epoch that has one; the last, where there are several.
@@ -99,7 +99,7 @@ def read_data_record(path: pathlib.Path) -> dict[str, Any] | None:
   """What a sweep says of its data, None where it says nothing that can be read.
 
   Args:
-    path: of the file that `experiments.data.cache` writes.
+    path: the file that `experiments.data.cache` writes.
 
   Example:
     >>> read_data_record(pathlib.Path("/nowhere")) is None

@@ -18,7 +18,7 @@ from experiments.workdir import differing_fields
 
 ATTEMPTS = 2
 UNFINISHED = ("waiting", "failed", DAMAGED)
-"""Of the trials that the next run of a sweep runs."""
+"""States of trials that the next run of a sweep runs."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONFIG = "config.json"
 """The file of a trial's config; see `experiments.train`, which imports JAX."""
@@ -55,8 +55,8 @@ def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialSta
   result cannot be read now counts as failed, and its file is not touched.
 
   Args:
-    trials: of the sweep.
-    workdir: of the sweep.
+    trials: trials of the sweep.
+    workdir: work directory of the sweep.
 
   Returns:
     A state for each trial.
@@ -80,9 +80,9 @@ async def run_trials(
   """Runs every trial that has no result yet.
 
   Args:
-    states: of all trials; changed as they go on.
+    states: states of all trials; changed as they go on.
     executor: runs them.
-    arguments: of every trial's command, besides its directory.
+    arguments: arguments of every trial's command, besides its directory.
     notify: told of each change, with a line for people.
 
   Returns:

@@ -60,7 +60,7 @@ def build_steps(config: TrialConfig, *, channels: int, total_steps: int) -> Step
 
   Args:
     config: the trial; its bits are arguments of the functions instead.
-    channels: of an image.
+    channels: number of channels of an image.
     total_steps: length of the training, for the learning rate's schedule.
 
   Returns:

@@ -94,7 +94,7 @@ class Study:
 
   Attributes:
     models: names of the columns.
-    widths: of the models.
+    widths: channel widths of the models.
     rows: settings, in the grid's order.
     data: the record of what the trials train on, None before it is known.
   """

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
   Args:
-    argv: without the program's name.
+    argv: arguments, without the program's name.
 
   Returns:
     0: every trial has a result; 1: some failed, or are in use by another process, or the report could
@@ -138,7 +138,7 @@ def prepare_data(config: DataConfig, workdir: pathlib.Path) -> dict[str, Any]:
 
   Args:
     config: which data.
-    workdir: of the sweep.
+    workdir: work directory of the sweep.
 
   Returns:
     The record of what was found.

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
   Args:
-    argv: without the program's name.
+    argv: arguments, without the program's name.
 
   Returns:
     0: done; 2: wrong use; 3: diverged; 4: the directory of a sweep's trial is in use; 130: interrupted,

@@ -68,7 +68,7 @@ def run_trial(
   Args:
     config: the trial.
     dataset: the images that `config.data` asks for, or what stands in for them.
-    directory: for metrics, checkpoints and result; may hold those of an earlier run of the same config.
+    directory: directory for metrics, checkpoints and result; may hold those of an earlier run of the same config.
     reporter: told about the progress.
     should_stop: asked after every step.
     open_writer: makes a TensorBoard writer, told the step that training goes on from.
@@ -175,8 +175,8 @@ def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
   """The order of the images in an epoch.
 
   Args:
-    seed: of the trial.
-    epoch: from 0.
+    seed: the trial's seed.
+    epoch: number of the epoch, from 0.
     images: number of images.
     used: how many of them the epoch uses.
 

@@ -31,7 +31,7 @@ def open_workdir(
 
   Args:
     directory: the work directory.
-    name: of the file in it that holds the config.
+    name: name of the file in it that holds the config.
     config: what `json` can write.
     wait_seconds: how long to wait for another process that holds it.
     made_again: names of folders that any run can make again: where there is nothing else, a failed first run leaves

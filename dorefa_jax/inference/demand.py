@@ -26,7 +26,7 @@ class Demand:
   Attributes:
     work: multiply-accumulates and comparisons.
     elements: numbers of 4 bytes, in values, scratch memory and packed weights.
-    panels: of packed weights.
+    panels: number of panels of packed weights.
   """
 
   work: int = 0
@@ -83,7 +83,7 @@ def operation_demand(
   """What a float operation needs.
 
   Args:
-    name, parameters: of the operation, which fit its operands.
+    name, parameters: the operation's, which fit its operands.
     inputs: shapes of its operands, constants included.
     result: shape of its result.
 

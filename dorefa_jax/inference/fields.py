@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from dorefa_jax.inference.limits import MAX_NAME, MAX_RANK, header_limit
 
 MAX_DEPTH = 4
-"""Of lists in a parameter: dimension numbers of dot products have 3."""
+"""Depth of lists in a parameter: dimension numbers of dot products have 3."""
 
 
 def read_header(deflated: bytes) -> dict[str, Any]:
@@ -63,35 +63,37 @@ def record(value: Any, keys: Collection[str], optional: Collection[str] = ()) ->
     {'a': 1}
   """
   if not isinstance(value, dict) or not set(keys) <= set(value) or not set(value) <= {*keys, *optional}:
-    raise ValueError(f"the header is damaged: an object with {', '.join(keys)} is {_shown(value)}")
+    raise ValueError(f"the header is damaged: expected an object with {', '.join(keys)}, got {_shown(value)}")
   return value
 
 
 def integer(value: Any, low: int, high: int = 2**31 - 1) -> int:
   """An integer from `low` to `high`."""
   if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-    raise ValueError(f"the header is damaged: a number from {low} to {high} is {_shown(value)}")
+    raise ValueError(f"the header is damaged: expected an integer in [{low}, {high}], got {_shown(value)}")
   return value
 
 
 def text(value: Any) -> str:
   """Text that can be printed in a line."""
   if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_NAME:
-    raise ValueError(f"the header is damaged: a name is {_shown(value)}")
+    raise ValueError(f"the header is damaged: expected a name, got {_shown(value)}")
   return value
 
 
 def flag(value: Any) -> bool:
   """True or false."""
   if not isinstance(value, bool):
-    raise ValueError(f"the header is damaged: true or false is {_shown(value)}")
+    raise ValueError(f"the header is damaged: expected true or false, got {_shown(value)}")
   return value
 
 
 def items(value: Any, count: int | None = None) -> list[Any]:
   """A list, of `count` items where it is given."""
   if not isinstance(value, list) or (count is not None and len(value) != count):
-    raise ValueError(f"the header is damaged: a list of {'' if count is None else count} items is {_shown(value)}")
+    raise ValueError(
+      f"the header is damaged: expected a list{'' if count is None else f' of {count} items'}, got {_shown(value)}"
+    )
   return value
 
 
@@ -112,7 +114,7 @@ def parameter(value: Any, depth: int = 0) -> Any:
   """A parameter of a float operation, its lists as tuples."""
   if isinstance(value, list):
     if depth == MAX_DEPTH or len(value) > MAX_RANK:
-      raise ValueError(f"the header is damaged: a parameter is {_shown(value)}")
+      raise ValueError(f"the header is damaged: unexpected parameter {_shown(value)}")
     return tuple(parameter(item, depth + 1) for item in value)
   if value is not None and not isinstance(value, str):
     return integer(value, -(2**31), 2**31)
@@ -127,7 +129,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(value: str) -> NoReturn:
-  raise ValueError(f"a number is {value[:20]}, no integer")
+  raise ValueError(f"expected an integer, got {value[:20]}")
 
 
 def _shown(value: Any) -> str:

@@ -97,7 +97,7 @@ def decode_graph(data: bytes) -> Graph:
   """
   start = len(MAGIC) + 8
   if data[: len(MAGIC)] != MAGIC:
-    raise ValueError("this is no packed model: its first bytes are others")
+    raise ValueError("not a dorefa model file (bad magic number)")
   if len(data) < start + DIGEST:
     raise ValueError("the file is cut off")
   version, size = struct.unpack_from("<II", data, len(MAGIC))
@@ -112,7 +112,7 @@ def decode_graph(data: bytes) -> Graph:
   nodes = tuple(_decode_node(node, arrays) for node in items(header["nodes"]))
   arrays.check_all_used()
   if not isinstance(header["notes"], dict):
-    raise ValueError("the header is damaged: its notes are no object")
+    raise ValueError("the header is damaged: expected an object at 'notes'")
   notes = {text(key): text(value) for key, value in header["notes"].items()}
   graph = Graph(shape(header["input_shape"]), nodes, integer(header["output"], 0), notes)
   check_graph(graph)
@@ -259,7 +259,7 @@ def _decode_layer(layer: Any, arrays: _Arrays) -> Layer:
   weights, bits = arrays.take(layer["weights"])
   parameters, parameter_bits = arrays.take(layer["parameters"])
   if weights.ndim != 4 or parameter_bits is not None:
-    raise ValueError(f"a layer has weights of 4 axes, got {weights.shape}, and parameters that are no codes")
+    raise ValueError(f"a layer has weights of 4 axes, got {weights.shape}, and its parameters must not be codes")
   activation_bits = None if layer["activation_bits"] is None else integer(layer["activation_bits"], 1, 8)
   return Conv(
     text(layer["name"]), weights, bits, activation_bits, pair(layer["strides"]), pair(layer["dilation"]),

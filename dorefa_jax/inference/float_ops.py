@@ -1,4 +1,4 @@
-"""The float operations that a packed model may have between and behind its integer layers.
+"""The float operations that a packed model may have between and after its integer layers.
 
 A table from a primitive's name to a function of JAX's public API, and what of the primitive's
 parameters that function needs: files hold these names and parameters, nothing executable.
@@ -147,9 +147,9 @@ IGNORED = {
 VALUE_DTYPES = {
   "bfloat16", "bool", "float16", "float32", "int16", "int32", "int8", "uint16", "uint32", "uint8",
 }  # fmt: skip
-"""Of values between operations; at most 4 bytes each."""
+"""Dtypes of values between operations, at most 4 bytes each."""
 SAVED_DTYPES = {"float32", "float16", "int32", "int8", "uint8", "uint32", "bool"}
-"""Of constants, which a file holds."""
+"""Dtypes of constants that a file holds."""
 
 
 def is_dtype_parameter(name: str) -> bool:
@@ -166,8 +166,8 @@ def check_windows(name: str, parameters: Mapping[str, Any], rank: int) -> None:
   """Raises ValueError unless windows have one entry for each axis, which JAX leaves to XLA to find.
 
   Args:
-    name, parameters: of the operation.
-    rank: of its first operand.
+    name, parameters: the operation's.
+    rank: rank of its first operand.
 
   Example:
     >>> check_windows("tanh", {}, 2)

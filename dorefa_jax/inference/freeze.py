@@ -43,10 +43,10 @@ def freeze(
   is not quantized, is a float convolution with thresholds of its own. The rest stays float.
 
   Args:
-    model: of linen or nnx, or a function of images.
-    variables: of a linen model; None for the others.
+    model: a linen or nnx module, or a function of images.
+    variables: variables of a linen model; None for the others.
     bits: W and A, 1 to 8, for models that take them in a call; static.
-    input_shape: of an image without a batch axis, [height, width, channels] or [features];
+    input_shape: shape of one image without a batch axis, [height, width, channels] or [features];
       A model with a method `input_shape(params)` needs none, as a `SvhnConvNet` for 40x40 images.
 
   Returns:

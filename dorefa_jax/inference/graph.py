@@ -18,7 +18,7 @@ class Conv:
   """A convolution, or a dense layer as one of a single window.
 
   Attributes:
-    name: of the layer, for people.
+    name: name of the layer, for people.
     weights: uint8 codes [height, width, channels of a group, outputs], or float32 weights.
     weight_bits: W, or None for float weights, which take float images.
     activation_bits: A of the input, or None.
@@ -133,7 +133,7 @@ class Segment:
     layers: the first and the last are convolutions; the last gives floats.
     input, output: numbers of values.
     input_shape: [height, width, channels] that the first layer sees.
-    output_shape: of the result, for one image with its leading axis of 1.
+    output_shape: shape of the result for one image, with a leading axis of 1.
   """
 
   layers: tuple[Layer, ...]
@@ -164,8 +164,8 @@ class FloatNode:
   """One float operation on values of one image, whose leading axis is 1.
 
   Attributes:
-    name: of the operation, see `dorefa_jax.inference.float_ops`.
-    parameters: of the operation.
+    name: name of the operation, see `dorefa_jax.inference.float_ops`.
+    parameters: parameters of the operation.
     inputs: numbers of values, or constants.
     output: number of the result.
   """
@@ -184,7 +184,7 @@ class Graph:
   """A packed model.
 
   Attributes:
-    input_shape: of an image; value 0 is the image with a leading axis of 1.
+    input_shape: shape of one image; value 0 is the image with a leading axis of 1.
     nodes: in order.
     output: number of the result.
     notes: {layer: why floats are stored before it}, for the summary.

@@ -98,7 +98,7 @@ class PackedModel:
     """Writes the model to a file, atomically; through a symbolic link to the file that it names.
 
     Args:
-      path: of the file, by convention with the suffix ".dorefa".
+      path: where to write, by convention with the suffix ".dorefa".
 
     Raises:
       OSError: the directory does not exist or cannot be written, or the path is a directory or a device.
@@ -112,7 +112,7 @@ class PackedModel:
     if target.is_dir():
       raise IsADirectoryError(errno.EISDIR, "a directory is in the file's place", str(target))
     if target.exists() and not target.is_file():
-      raise FileExistsError(errno.EEXIST, "what is in the file's place is no regular file", str(target))
+      raise FileExistsError(errno.EEXIST, "not a regular file", str(target))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
       partial.write_bytes(encode_graph(self._graph))
@@ -166,7 +166,7 @@ def load(path: str | os.PathLike[str]) -> PackedModel:
   """Reads a packed model that `PackedModel.save` wrote.
 
   Args:
-    path: of the file.
+    path: the file.
 
   Returns:
     The model.

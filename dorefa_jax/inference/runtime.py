@@ -136,7 +136,7 @@ def layer_codes(segment: Segment, x: jax.Array) -> list[jax.Array]:
   """What the layers of a segment pass on, for looking at: the codes of all but the last.
 
   Args:
-    segment: of a packed model's graph.
+    segment: a segment of a packed model's graph.
     x: float32 [batch, *segment.input_shape].
 
   Returns:

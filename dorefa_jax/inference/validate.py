@@ -39,7 +39,7 @@ def check_graph(graph: Graph) -> None:
   """Raises ValueError unless a graph can run: shapes that fit, values that exist, work and memory in bounds.
 
   Args:
-    graph: of any origin; nothing of it is computed, and nothing of its sizes allocated.
+    graph: a graph of any origin; nothing of it is computed, and nothing of its sizes allocated.
 
   Raises:
     ValueError: says which node is wrong, and how.
@@ -135,7 +135,7 @@ def _check_conv(layer: Conv, channels: int, following: Conv | None, *, is_first:
   _check_parameters(layer, following, sum_dtype, place)
   is_grouped = layer.groups > 1 or (following is not None and following.groups > 1)
   if following is not None and is_grouped and (outputs // layer.groups % 32 or following.weights.shape[2] % 32):
-    raise ValueError(f"{place} has groups between codes that are no multiple of 32 channels")
+    raise ValueError(f"{place} has groups between codes whose channels are not a multiple of 32")
 
 
 def _check_parameters(layer: Conv, following: Conv | None, sum_dtype: np.dtype[Any], place: str) -> None:
@@ -194,7 +194,9 @@ def _check_float_node(
   if node.name not in FLOAT_OPS:
     raise ValueError(f"{place[:200]} is an unknown operation")
   if set(node.parameters) != set(FLOAT_OPS[node.name].parameters):
-    raise ValueError(f"{place} has the parameters {', '.join(FLOAT_OPS[node.name].parameters) or 'none'}, not others")
+    raise ValueError(
+      f"{place} has the parameters {', '.join(FLOAT_OPS[node.name].parameters) or 'none'}, and no others"
+    )
   for name, value in node.parameters.items():
     if not (value is None or value in VALUE_DTYPES if is_dtype_parameter(name) else _is_plain(value)):
       raise ValueError(f"{place} has a parameter {name!r} of another kind, or beyond 32 bits")
@@ -225,7 +227,7 @@ def _result(
     warnings.simplefilter("error")
     result = jax.eval_shape(lambda *operands: apply_operation(name, dict(parameters), operands, is_constant), *structs)
   if not isinstance(result, jax.ShapeDtypeStruct) or result.dtype.name not in VALUE_DTYPES:
-    raise ValueError(f"its result is no array of {', '.join(sorted(VALUE_DTYPES))}")
+    raise ValueError(f"its result is not an array of {', '.join(sorted(VALUE_DTYPES))}")
   demand = operation_demand(name, dict(parameters), [shape for shape, _ in signature], result.shape[1:])
   return jax.ShapeDtypeStruct(result.shape[1:], result.dtype), demand
 

@@ -50,7 +50,7 @@ def unpack_activations(planes: jax.Array, channels: int) -> tuple[jax.Array, jax
 
   Args:
     planes: uint32 [pixels, planes, words].
-    channels: of a pixel.
+    channels: number of channels.
 
   Returns:
     int32 codes and bool, whether a value lies in [0, 1]; [pixels, channels] both.
@@ -69,7 +69,7 @@ def unpack_codes(planes: jax.Array, channels: int) -> jax.Array:
 
   Args:
     planes: uint32 [pixels, planes, words].
-    channels: of a pixel.
+    channels: number of channels.
 
   Returns:
     int32 [pixels, channels].

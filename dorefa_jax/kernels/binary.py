@@ -18,7 +18,7 @@ from typing import BinaryIO
 ELF, MACH_O, UNIVERSAL = b"\x7fELF", struct.pack("<I", 0xFEEDFACF), struct.pack(">I", 0xCAFEBABE)
 LC_SEGMENT_64 = 0x19
 MAX_ENTRIES = 4096
-"""Of a header's table: more are a sign of damage."""
+"""Largest number of entries of a header's table; more are a sign of damage."""
 PT_LOAD = 1
 PAGE = 4096
 """Bytes that a disk loses at once; so many zeros stand in no code and no table of a library."""
@@ -28,14 +28,14 @@ def damage(path: pathlib.Path) -> str:
   """What is wrong with a library's file, to the last byte that its header promises; empty where it is whole.
 
   Args:
-    path: of a shared library, ELF or Mach-O with 64 bits.
+    path: a shared library, 64-bit ELF or Mach-O.
 
   Returns:
     A clause such as "it ends after 10 bytes of 64", or "".
 
   Example:
     >>> damage(pathlib.Path(__file__))
-    'it is no shared library of 64 bits'
+    'it is not a 64-bit shared library'
   """
   try:
     with path.open("rb") as file:
@@ -47,7 +47,7 @@ def damage(path: pathlib.Path) -> str:
   except struct.error:
     return "its header is cut"
   if end is None:
-    return "it is no shared library of 64 bits"
+    return "it is not a 64-bit shared library"
   if end > size:
     return f"it ends after {size} bytes of {end}"
   return "" if lost is None else f"{PAGE} zeros stand at byte {lost}, where code or tables should"

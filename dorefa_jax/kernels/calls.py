@@ -27,7 +27,7 @@ def run(
     x: float32 [batch, ...].
     program: int32, see `dorefa_jax.kernels.program.encode`; its values may be traced.
     arrays: weights and parameters of each convolution in turn.
-    out_shape: of an image's result.
+    out_shape: shape of one image's result.
 
   Returns:
     float32 [batch, *out_shape]. An image with a NaN in it gives NaN.
@@ -43,7 +43,7 @@ def pack_weights(codes: jax.Array, spec: jax.Array, *, words: int, groups: int) 
     codes: uint8 [taps, channels of a group, outputs of all groups].
     spec: int32 [2], format and bits; may be traced.
     words: the size of the result, which the widest format must fit.
-    groups: of a convolution.
+    groups: number of feature groups.
 
   Returns:
     uint32 [words].
@@ -57,7 +57,7 @@ def turn_weights(codes: jax.Array, *, groups: int) -> tuple[jax.Array, jax.Array
 
   Args:
     codes: uint8 [taps, channels of a group, outputs of all groups].
-    groups: of the convolution.
+    groups: number of feature groups.
 
   Returns:
     uint8 [taps, outputs of a group, channels of all groups], taps turned around; and their sums over outputs, int32

@@ -21,8 +21,8 @@ class BlockSpec:
   """What follows a convolution.
 
   Attributes:
-    geometry: of the convolution.
-    window: of the max pooling, 1 or 2 in both directions; divides the convolution's image.
+    geometry: the convolution.
+    window: max-pooling window size, 1 or 2 in both directions; divides the convolution's image.
     bound: the bounding function.
     keeps_inside: an activation outside [0, 1] passes no gradient; one more plane tells which do.
     gives_sum: the sum of what is normalized and the shortcut, before the pooling, is a result too.
@@ -115,7 +115,7 @@ def block_gradient(
   """The backward pass to the convolution's quantized gradient; the convolution is computed anew.
 
   Args:
-    planes, statistics: from the forward pass.
+    planes, statistics: results of the forward pass.
     weights, norm, spec, activation_bits, offsets, shortcut: as there.
     g: float32 [batch, *spec.out_shape], the result's gradient.
     key: uint32 [2], the data of a threefry key.

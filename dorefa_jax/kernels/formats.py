@@ -51,9 +51,9 @@ def best_format(
 
   Args:
     weight_bits, activation_bits: W and A; may be traced.
-    shape: of the kernel, [height, width, channels of a group, outputs].
-    groups: of the convolution.
-    rows: of the product: images times pixels of the result; None for many.
+    shape: kernel shape, [height, width, channels of a group, outputs].
+    groups: number of feature groups.
+    rows: number of output rows, images times output pixels; None for many.
     width: pixels in a row of the result; None where unknown, and then tables are not chosen.
     path: instruction set of the kernels; None for the one in use.
 

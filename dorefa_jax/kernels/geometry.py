@@ -13,11 +13,11 @@ class Geometry:
   """A convolution, NHWC times HWIO.
 
   Attributes:
-    size: of an image, [height, width].
-    shape: of the kernel, [height, width, channels of a group, outputs].
+    size: image size, [height, width].
+    shape: kernel shape, [height, width, channels of a group, outputs].
     strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)).
-    groups: of channels.
+    groups: number of feature groups.
   """
 
   size: tuple[int, int]

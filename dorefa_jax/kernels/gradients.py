@@ -75,8 +75,8 @@ def input_gradient(
     scales: float32 [batch].
     weights: uint8 codes of `geometry.shape`.
     weight_scale: float32, a scalar.
-    geometry: of the convolution.
-    planes: of the input, from `pack_activations`, whose last plane tells where the gradient passes.
+    geometry: the convolution.
+    planes: bit planes of the input, from `pack_activations`, whose last plane tells where the gradient passes.
     weight_bits, gradient_bits: W and G, 1 to 8; may be traced.
     weight_zero: z, where code c of a weight stands for `weight_scale (2 c - z) / n`; by default n = 2^W - 1.
 
@@ -149,10 +149,10 @@ def weight_gradient(
   """The gradient of a convolution's quantized weights.
 
   Args:
-    planes: of the input, from `pack_activations`.
+    planes: bit planes of the input, from `pack_activations`.
     codes: uint8 [batch, *geometry.out_size, outputs], of the result's gradient.
     scales: float32 [batch].
-    geometry: of the convolution.
+    geometry: the convolution.
     activation_bits, gradient_bits: A and G, 1 to 8; may be traced.
 
   Returns:

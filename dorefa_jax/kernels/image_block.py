@@ -25,7 +25,7 @@ def image_block(
 
   Args:
     x, w: as in `image_conv`.
-    geometry: of the convolution, without strides, dilation, groups and padding, to even sizes.
+    geometry: the convolution, without strides, dilation, groups and padding, to even sizes.
     bias: float32 [outputs], of the convolution.
     bound: the bounding function.
 
@@ -51,8 +51,8 @@ def image_block_gradient(
   """The gradients of weights and bias of `image_block`.
 
   Args:
-    x, geometry: as there.
-    winners: from there.
+    x, geometry: as in `image_block`.
+    winners: result of `image_block`.
     g: the result's gradient.
 
   Returns:

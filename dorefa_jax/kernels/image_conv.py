@@ -21,7 +21,7 @@ def image_conv(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
   Args:
     x: float32 [batch, *geometry.size, channels].
     w: float32 of `geometry.shape`.
-    geometry: of the convolution, of one group.
+    geometry: the convolution, in one group.
 
   Returns:
     float32 [batch, *geometry.out_size, outputs]. An image that is not finite gives NaN.
@@ -51,7 +51,7 @@ def image_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax
   Args:
     x: float32 [batch, *geometry.size, channels].
     g: float32 [batch, *geometry.out_size, outputs], the result's gradient.
-    geometry: of the convolution, of one group.
+    geometry: the convolution, in one group.
 
   Returns:
     float32 of `geometry.shape`.

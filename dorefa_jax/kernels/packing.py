@@ -47,7 +47,7 @@ CHANNEL_MULTIPLE = 16
 TABLE_CHANNELS = 6
 """Input channels of which a table of TABLES has all sums."""
 MAX_TABLE_BITS = 5
-"""Of their codes: sums of 6 must fit a byte."""
+"""Largest bit width of codes in tables: sums of 6 must fit a byte."""
 MAX_TABLE_SUM = 2**16
 """Below which a window's sum of codes must stay."""
 
@@ -90,10 +90,10 @@ def weight_words(format: Format, bits: int, shape: tuple[int, int, int], groups:
   """32-bit words of packed weights.
 
   Args:
-    format: of the words.
+    format: format of the words.
     bits: W.
     shape: [taps, channels of a group, outputs of all groups].
-    groups: of a convolution.
+    groups: number of feature groups.
 
   Returns:
     The number of words.
@@ -116,9 +116,9 @@ def pack_weights(codes: np.ndarray, format: Format, bits: int, groups: int = 1) 
   Args:
     codes: uint8 [taps, channels of a group, outputs of all groups], below 2^bits; the weights
       themselves, float32, of the float formats.
-    format: of the words.
+    format: format of the words.
     bits: W, 1 to 8.
-    groups: of a convolution.
+    groups: number of feature groups.
 
   Returns:
     uint32 words, as the compiled kernels take them.

@@ -31,7 +31,7 @@ class PackedWeights:
     scale: float32, a scalar or one for each output channel: code c stands for
       `scale (2 c - z) / n`, `n = 2^W - 1`.
     shape: [height, width, channels of a group, outputs] of the kernel.
-    groups: of the convolution.
+    groups: number of feature groups.
   """
 
   words: jax.Array
@@ -62,8 +62,8 @@ def pack_weights(
     bits: W, 1 to 8; may be traced, and then the words have room for the widest.
     activation_bits: A of the products to come, by which the format is chosen; may be traced. Tables, where they
       are chosen, serve products of 1 to 5 bits alone.
-    groups: of the convolution.
-    rows: of the products to come, images times pixels of the result; None for many.
+    groups: number of feature groups.
+    rows: number of output rows, images times output pixels; None for many.
     out_width: pixels in a row of the result; None where unknown, and then TABLES are not chosen.
     format: BITS, BYTES or TABLES instead of the chosen one.
     zero: twice the code that stands for zero, an integer up to 2 n; by default n. May be traced.
@@ -131,7 +131,7 @@ def conv(
 
   Args:
     x: float32 [batch, height, width, channels]; values outside [0, 1] are clipped.
-    weights: from `pack_weights`.
+    weights: result of `pack_weights`.
     activation_bits: A, 1 to 8; may be traced.
     strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)), with zeros.
@@ -189,7 +189,7 @@ def dot(x: jax.Array, weights: PackedWeights, *, activation_bits: Bits) -> jax.A
 
   Args:
     x: float32 [batch, channels].
-    weights: from `pack_weights` of [channels, outputs].
+    weights: result of `pack_weights` of [channels, outputs].
     activation_bits: as in `conv`.
 
   Returns:

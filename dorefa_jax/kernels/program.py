@@ -63,15 +63,15 @@ class Op:
 
   Attributes:
     kind: CONV; POOL, the maximum over windows of codes; POOL_SUMS, the maximum over windows, side by
-      side, of the sums of the convolution before it, which become codes behind it.
-    format: of the input, and of a convolution's weights.
+      side, of the sums of the convolution before it, which then become codes.
+    format: format of the input and of a convolution's weights.
     weight_bits, activation_bits: 1 to 8; the latter of the input.
-    height, width, channels: of an image of the input.
+    height, width, channels: shape of an input image.
     kernel, strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)); of codes, with zero.
-    groups: of channels.
+    groups: number of feature groups.
     outputs: channels of the result.
-    output: of a convolution.
+    output: what a convolution gives.
     gap: steps between the pixels of a program's input, [height, width], with zeros between them.
     weight_zero: the weight of code c is `2 c - weight_zero`; MIDDLE for `2^W - 1`.
     input_zero: 0 where a product is of codes a; else it is of `2 a - input_zero`, and padding and gaps count as zeros.

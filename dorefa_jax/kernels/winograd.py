@@ -21,7 +21,7 @@ import numpy as np
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 """The finite ones."""
 MIN_WIDTH, MAX_WIDTH = 3, 5
-"""Of kernels."""
+"""Kernel widths that have tiles."""
 
 
 def tile_outputs(kernel_width: int) -> int:

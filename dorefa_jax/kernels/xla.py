@@ -37,7 +37,7 @@ def conv(
     weight_bits, activation_bits: W and A, 1 to 8.
     strides, dilation: [height, width].
     padding: ((top, bottom), (left, right)), with zeros.
-    groups: of channels.
+    groups: number of feature groups.
     zero: an integer, by default n.
 
   Returns:

@@ -34,17 +34,17 @@ class ConvBlock(nn.Module):
     pool: None; 2 for max pooling in 2x2 windows side by side; (3, 2) for windows of 3x3 every 2 pixels.
     bound: bounding function of the result, "clip", "abs_clip" or "relu"; None for the identity; by default that of
       the activation quantizer. Where activations have 32 bits, any but None is a ReLU.
-    norm: batch norm behind the convolution; without, the convolution has a bias.
-    momentum, epsilon: of batch norm.
-    dropout_rate: of the input in training; the factor 1 / (1 - rate) follows the convolution, so that what is dropped
-      leaves no grid.
+    norm: batch norm after the convolution; without it, the convolution has a bias.
+    momentum, epsilon: batch norm's.
+    dropout_rate: dropout of the input in training; the factor 1 / (1 - rate) is applied after the convolution, so that
+      the input stays on its grid.
     full_precision: those of "weights", "activations" and "gradients" that the convolution does not quantize; all three
       for a first layer on images.
     gives_sum: the sum of normalized convolution and shortcut is a second result, a shortcut for another block.
     bits: W, A and G; a call's own go before them.
     quantizers: the method; a call's own go before it.
     backend: "auto", "emulated" or "integer", see `dorefa_jax.ops`.
-    dtype: of the computation, by default that of the inputs.
+    dtype: dtype of the computation, by default that of the inputs.
     conv_name, norm_name: names of the variables.
 
   Example:
@@ -94,7 +94,7 @@ class ConvBlock(nn.Module):
 
     Args:
       x: [batch, height, width, channels].
-      shortcut: of the convolution's shape, added to what is normalized.
+      shortcut: array of the convolution's shape, added to what is normalized.
       bits: W, A and G of this call instead of the block's own; may be traced.
       quantizers: those of this call instead of the block's own; arrays among their leaves may be traced.
       train: batch statistics and dropout; needs `mutable=["batch_stats"]` and PRNG streams "gradients", where G < 32,

@@ -52,7 +52,7 @@ class BatchNormVariables(nn.Module):
 
   Attributes:
     features: channels.
-    momentum: of the running statistics.
+    momentum: momentum of the running statistics.
   """
 
   features: int
@@ -63,7 +63,7 @@ class BatchNormVariables(nn.Module):
     """Calls an operation, and updates the running statistics.
 
     Args:
-      normalize: from scale and bias, [2, features], to a result, and mean and variance of the batch, [2, features].
+      normalize: maps scale and bias, [2, features], to a result and the batch's mean and variance, [2, features].
 
     Returns:
       The result.

@@ -18,7 +18,7 @@ def balanced(*, scale: Literal["mean", "max"] = "mean") -> Quantizers:
   """Weights whose levels are equally full, DoReFa-Net's activations and gradients.
 
   Args:
-    scale: of the levels, "mean" for 2.5 E|w|, "max" for max|w| as in the paper, which diverges at 1 and 2 bits.
+    scale: scale of the levels, "mean" for 2.5 E|w|, "max" for max|w| as in the paper, which diverges at 1 and 2 bits.
 
   References:
     Zhou et al. 2017, arXiv 1706.07145, algorithm 1.

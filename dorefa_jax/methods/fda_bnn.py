@@ -22,7 +22,7 @@ def fda_bnn(*, terms: float | jax.Array = 10.0, noise: float | jax.Array = 0.0, 
   products are emulated; it ends at 0, and networks are frozen without.
 
   Args:
-    terms: of the series; the authors' schedule rises from 9 to 18.
+    terms: number of terms of the series; the authors' schedule rises from 9 to 18.
     noise: factor of the learned noise, alpha in the paper; the schedule falls from 0.1 to 0.
     omega: frequency of the square wave that is expanded.
 

@@ -146,7 +146,7 @@ class Quantizer:
     Args:
       x: floating; weights have their outputs along the last axis.
       bits: k, of `widths`.
-      state: from `init`.
+      state: what `init` returned.
 
     Returns:
       Values of `x`'s shape and dtype.
@@ -165,7 +165,7 @@ class Quantizer:
     """The same quantizer with some weights kept at zero.
 
     Args:
-      mask: of the weights' shape; 0 where a weight is masked.
+      mask: array of the weights' shape; 0 where a weight is masked.
     """
     return Masked(self, mask)
 
@@ -229,7 +229,7 @@ class Masked(Quantizer):
 
   Attributes:
     inner: the quantizer of the others.
-    mask: of the weights' shape; 0 where a weight is masked.
+    mask: array of the weights' shape; 0 where a weight is masked.
   """
 
   inner: Quantizer
@@ -264,7 +264,7 @@ def quantize(x: jax.Array, bits: Bits, state: State, quantizer: Quantizer, name:
     x: values; they are quantized in float32 where they have less.
     bits: k; may be traced.
     state: what the quantizer learned.
-    quantizer: of weights or activations.
+    quantizer: a quantizer of weights or activations.
     name: "weights" or "activations", for the message.
 
   Returns:

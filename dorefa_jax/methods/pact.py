@@ -20,7 +20,7 @@ def pact(*, start: float = 6.0) -> Quantizers:
   Alpha takes the weights' L2 decay in the paper, which is the optimizer's.
 
   Args:
-    start: of alpha.
+    start: initial value of alpha.
 
   References:
     Choi et al. 2018, arXiv 1805.06085, equations 1 to 3.
@@ -33,7 +33,7 @@ class LearnedClip(Quantizer):
   """`alpha round(n clip(x / alpha, 0, 1)) / n`; backward g inside [0, alpha), and to alpha the sum of g from alpha on.
 
   Attributes:
-    start: of alpha.
+    start: initial value of alpha.
 
   Example:
     >>> LearnedClip()(jnp.array([-1.0, 1.0, 9.0]), 2, {"alpha": jnp.float32(3.0)}).tolist()

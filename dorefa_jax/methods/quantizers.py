@@ -52,7 +52,7 @@ class Quantizers:
     """The same method with some weights kept at zero.
 
     Args:
-      mask: of the weights' shape; 0 where a weight is masked.
+      mask: array of the weights' shape; 0 where a weight is masked.
     """
     weights = self.weights
     assert isinstance(weights, Quantizer)

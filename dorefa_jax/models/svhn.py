@@ -68,7 +68,7 @@ class SvhnConvNet(nn.Module):
     quantize_last: quantize input, weights and gradients of the last layer too.
     bound: h, "clip" or "abs_clip", see `dorefa_jax.bound`; by default that of the activation quantizer.
     dropout_rate: dropout in front of the last convolution.
-    dtype: of the computation, by default that of images and parameters.
+    dtype: dtype of the computation, by default that of images and parameters.
 
   Raises:
     ValueError: `width` leaves a layer without channels.
@@ -164,7 +164,7 @@ class SvhnConvNet(nn.Module):
     """The one shape of an image, without a batch axis, that parameters fit.
 
     Args:
-      params: of this network.
+      params: this network's parameters.
 
     Raises:
       ValueError: the parameters are another network's, or fit several sizes.

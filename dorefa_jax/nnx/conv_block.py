@@ -101,7 +101,7 @@ class ConvBlock(nnx.Module):
 
     Args:
       x: [batch, height, width, channels].
-      shortcut: of the convolution's shape, added to what is normalized.
+      shortcut: array of the convolution's shape, added to what is normalized.
       bits: W, A and G of this call instead of the block's own; may be traced.
       quantizers: those of this call instead of the block's own; arrays among their leaves may be traced.
       rngs: source of the gradient quantizer's key, or the key, instead of the layer's own.

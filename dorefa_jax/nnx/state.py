@@ -24,7 +24,7 @@ def initial_state(layer: Any, rngs: nnx.Rngs) -> nnx.Dict:
   normal distribution that a batch norm and a bound leave. `initialize_quantizers` starts them from a batch.
 
   Args:
-    layer: with its kernel, bits and quantizers.
+    layer: the layer, with its kernel, bits and quantizers.
     rngs: where random ones are drawn.
   """
   typical = jnp.abs(jax.random.normal(jax.random.key(0), (1024, layer.kernel.shape[-2]), jnp.float32))

@@ -174,7 +174,7 @@ def choose_way(
     x, w: its operands.
     key: PRNG key of the gradient quantizer.
     backend: "emulated"; "integer", both passes on kernels where they can run; "auto", where they win.
-    quantization: of the operands.
+    quantization: how the operands are quantized.
     as_convolution: how the kernels take the operands; raises NotInteger where they do not.
 
   Raises:
@@ -210,9 +210,9 @@ def can_differentiate(geometry: Geometry, quantization: Quantization, key: jax.A
   It takes compiled ones, G up to 8, a gradient quantizer of theirs, a threefry key, and sums that fit 32 bits.
 
   Args:
-    geometry: of the product.
-    quantization: of its operands; traced bits are looked at when they run.
-    key: of the gradient quantizer.
+    geometry: the product's geometry.
+    quantization: how its operands are quantized; traced bits are looked at when they run.
+    key: key of the gradient quantizer.
   """
   bits = quantization.kernel_bits
   widths = [value if isinstance(value, int) else MAX_BITS for value in (bits.weights, bits.activations, bits.gradients)]
@@ -234,8 +234,8 @@ def block_wins(operands: Any, shape: tuple[int, ...], bits: BitWidths) -> bool:
   """Whether "auto" takes the kernels for a block: as for its convolution.
 
   Args:
-    operands: of the block.
-    shape: of the kernel, [height, width, channels of a group, outputs].
+    operands: operands of the block.
+    shape: kernel shape, [height, width, channels of a group, outputs].
     bits: W, A and G.
   """
   if not all(isinstance(value, int) for value in (bits.weights, bits.activations)) or has_explicit_axes(operands):
@@ -267,7 +267,7 @@ def images_win(x: Any, w: Any, shape: tuple[int, ...], groups: int = 1) -> bool:
   Args:
     x, w: operands, of which dtypes are looked at.
     shape: [height, width, channels, outputs].
-    groups: of channels.
+    groups: number of feature groups.
   """
   is_float32 = x.dtype == w.dtype == jnp.float32
   has_images = shape[2] <= MAX_IMAGE_CHANNELS and shape[3] >= MIN_IMAGE_OUTPUTS and groups == 1

@@ -24,11 +24,11 @@ class BlockOptions:
 
   Attributes:
     strides, dilation: [height, width] of the convolution.
-    padding: of the convolution, as flax takes it.
-    groups: of the convolution's channels.
+    padding: convolution padding, as flax takes it.
+    groups: number of feature groups.
     pool: max pooling, see `dorefa_jax.ops.pooling.max_pool`.
     kind: bounding function; None for the identity.
-    epsilon: of batch norm.
+    epsilon: batch norm's epsilon.
     gives_sum: the sum before pooling and bound is a result too.
     full_precision: parts that the convolution does not quantize.
   """
@@ -64,10 +64,10 @@ class BlockOptions:
     Args:
       x, kernel: operands, of which shape and dtype are looked at.
       shortcut: or None.
-      quantization: of the operands.
+      quantization: how the operands are quantized.
       key: PRNG key of the gradient quantizer, of which the kind is looked at.
       gain: scalar applied to the convolution's output.
-      backend: of the block.
+      backend: the block's backend.
     """
     padding = plain_padding(self.padding)
     if backend == "emulated" or self.full_precision or padding is None:
@@ -137,7 +137,7 @@ def drop(x: jax.Array, rate: float, key: jax.Array) -> tuple[jax.Array, float]:
 
   Args:
     x: inputs.
-    rate: of what is dropped.
+    rate: dropout rate.
     key: a PRNG key.
   """
   keep = 1.0 - rate

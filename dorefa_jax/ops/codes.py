@@ -78,7 +78,7 @@ def weight_codes(w: jax.Array, quantization: Quantization, convolution: Convolut
 
   Args:
     w: weights, as `lax` takes them.
-    quantization: of the operands; its weights have codes.
+    quantization: how the operands are quantized; its weights have codes.
     convolution: how the kernels take them.
   """
   grid = quantization.weight_grid(w)
@@ -103,7 +103,7 @@ def activation_line(grid: Affine, bits: Bits) -> ActivationLine:
 
   Args:
     grid: codes of the activations, of which scale and offset are looked at.
-    bits: of a code.
+    bits: bit width of a code.
   """
   span = jnp.asarray(grid.scale, jnp.float32) * levels(bits)
   is_zero = isinstance(grid.offset, (int, float)) and grid.offset == 0

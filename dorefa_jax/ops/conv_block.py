@@ -40,10 +40,10 @@ class BlockShape:
   """What a block computes, but for its operands and their bits.
 
   Attributes:
-    strides, padding, dilation, groups: of the convolution, as `lax` takes them.
+    strides, padding, dilation, groups: the convolution's, as `lax` takes them.
     window: max-pooling window size, 1 or 2 in both directions, side by side.
     kind: bounding function; None for the identity.
-    epsilon: of batch norm.
+    epsilon: batch norm's epsilon.
     gain: scalar applied to the convolution's output.
     gives_sum: the sum of normalized convolution and shortcut, before pooling and h, is a result too.
   """
@@ -207,7 +207,7 @@ def conv_block(
     w: float32 [height, width, channels of a group, outputs].
     norm: float32 [2, outputs], scale and bias of batch norm.
     shape: what is computed.
-    quantization: of x and w, in codes of 1 to 8 bits; bits may be traced.
+    quantization: how x and w are quantized, in codes of 1 to 8 bits; bits may be traced.
     key: PRNG key of the gradient quantizer.
     shortcut: float32, of the convolution's shape.
 
@@ -295,7 +295,7 @@ def fits(
   """Whether `conv_block` takes such operands: float32, codes of up to 8 bits, compiled kernels, whole windows.
 
   Args:
-    x, w, shape, quantization, key: as there; of x and w, shape and dtype.
+    x, w, shape, quantization, key: as in `conv_block`; only shape and dtype of x and w are read.
   """
   if not (x.dtype == w.dtype == jnp.float32) or x.ndim != 4 or not has_sizes(x) or 0 in x.shape:
     return False

@@ -22,7 +22,7 @@ class FloatProduct:
   Attributes:
     multiply: the product of activations and weights.
     batch_axis: None where the result is one example.
-    output_axis: of outputs that may have scales of their own.
+    output_axis: axis of outputs, which may have a scale each.
   """
 
   multiply: Callable[[jax.Array, jax.Array], jax.Array]
@@ -64,8 +64,8 @@ def emulated_product(
     x: activations.
     w: weights.
     key: PRNG key of the gradient quantizer.
-    quantization: of the operands.
-    product: of floats.
+    quantization: how the operands are quantized.
+    product: the floating-point product.
   """
   bits, quantizer = quantization.bits, quantization.quantizers.gradients
   activations, weights = marked_operands(x, w, quantization)

@@ -38,7 +38,7 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
     x: float32 [batch, height, width, channels]; its convolution has even sizes.
     w: float32 [height, width, channels, outputs]; strides are 1, nothing is padded.
     bias: float32 [outputs].
-    kind: of the bounding function, see `dorefa_jax.bound`; None for the identity.
+    kind: bounding function, see `dorefa_jax.bound`; None for the identity.
 
   Returns:
     float32 [batch, rows / 2, columns / 2, outputs], of the convolution's rows and columns. Equal maxima share the

@@ -51,7 +51,7 @@ class Codes:
 
   Attributes:
     weights: their codes.
-    line: from what the kernels quantize to activations.
+    line: maps what the kernels quantize to activations.
   """
 
   weights: WeightCodes
@@ -64,9 +64,9 @@ class IntegerProduct:
 
   Attributes:
     convolution: how the kernels take the operands.
-    product: of floats.
-    shape: of the activations as images, [batch, height, width, channels].
-    dtypes: of activations, weights and the result.
+    product: the floating-point product.
+    shape: activations as images, [batch, height, width, channels].
+    dtypes: dtypes of activations, weights and result.
   """
 
   convolution: Convolution
@@ -153,9 +153,9 @@ def integer_product(
     x: activations, or their quantized values: what is differentiated.
     w: quantized weights, which are differentiated.
     u: what the kernels quantize to the activations' codes; the gradient passes where it lies in [0, 1].
-    codes: of the weights, and from u to activations.
+    codes: codes of the weights, and the line from u to activations.
     key: PRNG key of the gradient quantizer.
-    bits: of the codes, and G, 1 to 8; may be traced.
+    bits: bit widths of the codes, and G, 1 to 8; may be traced.
     product: what both backends compute.
 
   Returns:
@@ -200,9 +200,9 @@ def multiply_codes(u: jax.Array, codes: Codes, bits: BitWidths, geometry: Geomet
 
   Args:
     u: float32 [batch, *geometry.size, channels], quantized here.
-    codes: of the weights, and from u to activations.
-    bits: of the codes.
-    geometry: of the convolution.
+    codes: codes of the weights, and the line from u to activations.
+    bits: bit widths of the codes.
+    geometry: the convolution.
 
   Returns:
     float32 [batch, *geometry.out_size, outputs].
@@ -236,8 +236,8 @@ def ones_product(weights: WeightCodes, bits: BitWidths, geometry: Geometry) -> j
 
   Args:
     weights: their codes.
-    bits: of the codes.
-    geometry: of the convolution.
+    bits: bit widths of the codes.
+    geometry: the convolution.
 
   Returns:
     float32 [1, *geometry.out_size, outputs].
@@ -255,7 +255,7 @@ def window_sums(u: jax.Array, geometry: Geometry) -> jax.Array:
 
   Args:
     u: float32 [batch, *geometry.size, channels].
-    geometry: of the convolution.
+    geometry: the convolution.
 
   Returns:
     float32 [batch, *geometry.out_size, outputs].
@@ -271,12 +271,12 @@ def gradients_of_codes(
   """Gradients of activations and weights, of a result's quantized gradient; on CPU alone.
 
   Args:
-    planes: of the activations: A of codes, and one that tells where gradients pass.
+    planes: bit planes of the activations, A of codes and one that tells where gradients pass.
     gradients: codes of the result's gradient, uint8 [batch, *geometry.out_size, outputs].
-    scales: of its examples, float32 [batch].
-    codes: of the weights, with one scale for all, and from planes to activations.
-    bits: of the codes, and G.
-    geometry: of the convolution.
+    scales: scale of each example, float32 [batch].
+    codes: codes of the weights, with one scale for all, and the line from planes to activations.
+    bits: bit widths of the codes, and G.
+    geometry: the convolution.
 
   Returns:
     float32 [batch, *geometry.size, channels] and `geometry.shape`.
@@ -316,7 +316,7 @@ def float_weight_gradient(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax
   Args:
     x: [batch, height, width, channels].
     g: [batch, *geometry.out_size, outputs].
-    geometry: of the convolution.
+    geometry: the convolution.
 
   Returns:
     float32 of `geometry.shape`.

@@ -22,8 +22,8 @@ class Convolution:
   Attributes:
     to_input, to_weights, from_output: transposes and reshapes around it.
     from_input, from_weights, to_output: the same backwards, for gradients.
-    shape: of the kernel: [height, width, channels of a group, outputs].
-    strides, dilation, padding, groups: of the convolution.
+    shape: kernel shape, [height, width, channels of a group, outputs].
+    strides, dilation, padding, groups: the convolution's.
   """
 
   to_input: Callable[[jax.Array], jax.Array]

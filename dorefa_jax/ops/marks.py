@@ -50,7 +50,7 @@ def mark_codes(x: jax.Array, grid: Affine | None, bits: Bits, role: Role) -> jax
   Args:
     x: values.
     grid: their codes, of which scale and offset are kept.
-    bits: of a code, 1 to 8.
+    bits: bit width of a code, 1 to 8.
     role: ACTIVATIONS or WEIGHTS.
 
   Returns:

@@ -20,7 +20,7 @@ def max_pool_windows(x: jax.Array, side: int) -> jax.Array:
 
   Args:
     x: [batch, height, width, channels].
-    side: of a square window; it divides height and width.
+    side: side of a square window; divides height and width.
 
   Returns:
     [batch, height / side, width / side, channels].

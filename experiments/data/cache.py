@@ -22,7 +22,7 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
 
   Args:
     config: which data set.
-    directory: of the cache, None for no cache.
+    directory: the cache, None for no cache.
 
   Returns:
     The data set.

@@ -19,8 +19,8 @@ class Entry:
   Attributes:
     train_sizes: number of training images, without and with extra ones: for plans, before anything is loaded.
     generate: makes `train_size` and `test_size` images, 0 for all; None where images are read from files.
-    tfds_name: of the prepared TFDS directory that may hold it.
-    files: for messages, its own files; "" where only a prepared directory will do.
+    tfds_name: name of the prepared TFDS directory that may hold it.
+    files: its own files, for messages; "" where only a prepared directory will do.
     has_files: whether a directory holds its own files.
     load_files: reads them, with SVHN's extra images or without.
   """

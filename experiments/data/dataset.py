@@ -28,7 +28,7 @@ class Dataset:
   """A data set in memory.
 
   Attributes:
-    name: of the data that these are, which may stand in for others.
+    name: name of the data that these are, which may stand in for others.
     source: where they came from.
     train: training split.
     test: test split.

@@ -33,7 +33,7 @@ def load_idx(name: str, directory: pathlib.Path) -> Dataset:
   """Reads a data set from a folder of IDX files.
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     directory: holds images and labels of train and t10k, packed by gzip or not.
 
   Returns:

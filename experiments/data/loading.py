@@ -51,7 +51,7 @@ def generated_name(config: DataConfig, directory: pathlib.Path | None) -> str | 
 
   Args:
     config: which data set.
-    directory: from `find_directory`.
+    directory: result of `find_directory`.
 
   Example:
     >>> generated_name(DataConfig("svhn", stand_in=True), None)
@@ -68,7 +68,7 @@ def train_size(config: DataConfig, directory: pathlib.Path | None) -> int:
 
   Args:
     config: which data set.
-    directory: from `find_directory`.
+    directory: result of `find_directory`.
 
   Example:
     >>> train_size(DataConfig("cifar10"), None)

@@ -39,7 +39,7 @@ class Variable:
   """What the header of a variable says.
 
   Attributes:
-    shape: as MATLAB has it.
+    shape: shape as MATLAB has it.
     kind: a NumPy dtype for numeric arrays, with "complex " in front where the numbers are complex; for
       other classes MATLAB's word, such as "sparse", "struct" or "char".
     stored: code of the type in which the file holds the numbers.
@@ -101,7 +101,7 @@ def load_variables(path: pathlib.Path, names: Sequence[str]) -> list[Any]:
 
   Args:
     path: the file.
-    names: of the variables.
+    names: names of the variables.
 
   Returns:
     Their arrays, in this order.
@@ -129,7 +129,7 @@ def _data_errors(path: pathlib.Path) -> Iterator[None]:
 
 
 def _walk(file: BinaryIO, path: pathlib.Path) -> Iterator[tuple[bool, int]]:
-  """Of each variable of a version 5 file, whether it is complex, and the type its numbers are stored in."""
+  """Returns, for each variable of a version 5 file, whether it is complex and the type its numbers are stored in."""
   file.seek(HEADER_BYTES - 2)
   order = "<" if file.read(2) == b"IM" else ">"
   while tag := file.read(8):

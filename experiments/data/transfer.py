@@ -50,7 +50,7 @@ def stream(
   Args:
     url: http or https.
     offset: first byte that is wanted.
-    size: of the whole file. What the server sends beyond it is not read.
+    size: size of the whole file. What the server sends beyond it is not read.
     stall_seconds: longest time without a byte of the body.
     deadline: end of all waiting, as `time.monotonic()` counts.
 

@@ -18,7 +18,7 @@ class Slot:
   """A place in which one trial runs at a time.
 
   Attributes:
-    name: for people.
+    name: name for people.
     environment: variables for the trial's process.
     core: the CPU core that the process is pinned to, None to leave it free.
   """

@@ -18,7 +18,7 @@ def compile_graph(program: FlatProgram) -> Graph:
   """Compiles a flattened model.
 
   Args:
-    program: from `dorefa_jax.inference.flatten.flatten`.
+    program: a flattened model, see `trace`.
 
   Returns:
     The graph.
@@ -74,7 +74,7 @@ def _segment(number: int, products: dict[int, Product], feeds: dict[int, tuple[i
 
 
 def _reshaped(segment: Segment) -> Segment:
-  """A dense layer behind a flattening becomes a convolution whose kernel covers the input."""
+  """Turns a dense layer after a flattening into a convolution whose kernel covers the input."""
   layers: list[Layer] = []
   shape = segment.input_shape
   for layer in segment.layers:

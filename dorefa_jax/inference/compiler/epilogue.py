@@ -109,7 +109,7 @@ def channel_constant(constant: Constant, channels: int) -> np.ndarray:
 
 
 def _cone(end: int, makers: Mapping[int, Equation], seen: set[int]) -> tuple[list[Equation], int]:
-  """The elementwise equations behind a value, in order, and the one value that they start from."""
+  """Returns the elementwise equations that make a value, in order, and the one value that they start from."""
   equations: dict[int, Equation] = {}
   stops: set[int] = set()
   open_values = [end]

@@ -105,7 +105,7 @@ class Turn:
 
   Attributes:
     first: up to the operand of |x|.
-    second, third: from there to the pooling, and to the end.
+    second, third: functions from there to the pooling, and to the end.
     pool_is_first: the pooling comes before |x|: it commutes with the first stage; the third is empty.
   """
 

@@ -22,12 +22,12 @@ def find_product(
   equation: Equation, makers: dict[int, Equation], shapes: dict[int, tuple[int, ...]], fresh: Iterator[int],
   notes: dict[str, str],
 ) -> Product | None:  # fmt: skip
-  """The product that an equation is, or None: another operation, or one that stays float as it is.
+  """Returns the product if an equation is a convolution or dot product that can be packed, else None.
 
   Args:
-    equation: of a traced model.
+    equation: an equation of a traced model.
     makers: {value: the equation that makes it}.
-    shapes: of values.
+    shapes: {value: shape}.
     fresh: numbers of no value.
     notes: takes, by layer, why a quantized product stays one of floats.
 
@@ -205,7 +205,7 @@ class Grid:
 
   Attributes:
     bits: k.
-    scale, offset: of the grid.
+    scale, offset: scale and offset of the grid.
   """
 
   bits: int
@@ -254,11 +254,11 @@ class Product:
   Attributes:
     equation: JAX's.
     layer: it, with its result as floats.
-    factor: of the sums, [outputs].
+    factor: factor from sums to values, [outputs].
     end: number of the quantized input, None for a float product.
     start: number of the input before it is quantized, or of a float product's input.
     input_shape: [height, width, channels] that it sees.
-    grid: of the quantized input.
+    grid: grid of the quantized input.
     to_unit: operations from the quantized input to `start`, unless that is the input before it.
   """
 

@@ -95,9 +95,9 @@ def find_thresholds(
     inner, outer: before and after a max pooling, of values [probes, channels].
     to_value: int32 keys [probes, channels] to float32 values, increasing.
     high: the largest magnitude of a key.
-    channels: of the values.
+    channels: number of channels of the values.
     levels: n = 2^A - 1, the largest code.
-    code_of: from results to codes, float32.
+    code_of: maps results to codes, float32.
     is_exhaustive: look at every key for monotony, and refuse where there are too many.
 
   Returns:
@@ -145,7 +145,7 @@ def find_valleys(
 
   Args:
     first: up to the operand of |x|, which rises or falls alone.
-    second, third: from there to a max pooling of codes, and to the end.
+    second, third: functions from there to a max pooling of codes, and to the end.
     to_value, high, channels, levels, code_of: as in `find_thresholds`.
 
   Returns:

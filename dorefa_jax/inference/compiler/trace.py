@@ -57,8 +57,8 @@ class Constant:
 
   Attributes:
     value: the array.
-    bits: of its codes, where a quantizer of weights made it.
-    scale, offset: of its grid, then: a scalar, or one for each output.
+    bits: bit width of its codes, where a quantizer of weights made it.
+    scale, offset: its grid's, then: a scalar, or one for each output.
   """
 
   value: np.ndarray
@@ -75,7 +75,7 @@ class Equation:
     primitive, params: JAX's.
     inputs: numbers of dynamic values, and constants.
     output: number of the result.
-    shape, dtype: of the result, for one image, whose leading axis is 1.
+    shape, dtype: shape and dtype of the result for one image, with a leading axis of 1.
     layer: the module that it belongs to, for messages.
   """
 
@@ -112,7 +112,7 @@ def flatten(function: Callable[[jax.Array], jax.Array], input_shape: Sequence[in
 
   Args:
     function: images [1, *input_shape], float32, to one array with the batch on axis 0.
-    input_shape: of an image.
+    input_shape: shape of one image.
 
   Returns:
     The equations.
