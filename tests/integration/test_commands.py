@@ -156,7 +156,7 @@ def test_freeze_and_predict(capfd, trained, tmp_path):
   fails(capfd, freeze.main, [f"--workdir={trained}", "--mat=/nowhere"], "--mat: no file")
   fails(capfd, freeze.main, [f"--workdir={trained}", "--bits=1,2"], "--bits")
   fails(capfd, predict.main, [str(tmp_path / "none"), str(picture)], "none cannot be read: No such file")
-  fails(capfd, predict.main, [str(picture), str(picture)], "no packed model")
+  fails(capfd, predict.main, [str(picture), str(picture)], "not a dorefa model file")
   fails(capfd, predict.main, [str(model), str(tmp_path / "none.png")], "no file")
   fails(capfd, predict.main, [str(model), str(model)], "cannot be read as a picture")
   damaged = tmp_path / "damaged.dorefa"
