@@ -25,7 +25,7 @@ def image_block(
 
   Args:
     x, w: as in `image_conv`.
-    geometry: the convolution, without strides, dilation, groups and padding, to even sizes.
+    geometry: the convolution, without dilation and groups; what is left of its image by windows of 2x2 is dropped.
     bias: float32 [outputs], of the convolution.
     bound: the bounding function.
 

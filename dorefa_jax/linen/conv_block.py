@@ -19,7 +19,6 @@ from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
 from dorefa_jax.methods.stochastic_rounding import GRADIENT_STREAM
 from dorefa_jax.ops.block_options import BlockOptions, check_rate, drop, pair
 from dorefa_jax.ops.conv_block import BlockShape, conv_block
-from dorefa_jax.ops.image_block import image_block
 from dorefa_jax.ops.quantization import Quantization
 
 
@@ -124,7 +123,7 @@ class ConvBlock(nn.Module):
       if is_image_block and options.is_image_block(x, kernel, bits, self.backend):
         w, bias, *_ = ConvVariables(kernel.shape, self.kernel_init, True, name=self.conv_name)(x)
         assert bias is not None
-        return image_block(x, w, bias, kind=kind)
+        return options.image_block(x, w, bias)
       shape = self._on_kernels(x, kernel, shortcut, options, bits, quantizers, gain)
       if shape is not None:
         return self._fused(x, kernel, shortcut, options, shape, bits, quantizers)

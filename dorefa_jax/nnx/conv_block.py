@@ -17,7 +17,6 @@ from dorefa_jax.nnx.layers import Conv, draw_gradient_key
 from dorefa_jax.nnx.state import learned_state
 from dorefa_jax.ops.block_options import BlockOptions, check_rate, drop, pair
 from dorefa_jax.ops.conv_block import conv_block
-from dorefa_jax.ops.image_block import image_block
 from dorefa_jax.ops.quantization import Quantization
 
 
@@ -125,7 +124,7 @@ class ConvBlock(nnx.Module):
       x, gain = drop(x, self.dropout_rate, self.dropout_rngs())
     kernel = conv.kernel[...]
     if norm is None and shortcut is None and gain == 1 and options.is_image_block(x, kernel, bits, conv.backend):
-      return image_block(x, kernel, conv.bias[...], kind=kind)
+      return options.image_block(x, kernel, conv.bias[...])
     if norm is not None and not norm.use_running_average and not is_full_precision(bits.gradients):
       key = None if conv.deterministic else draw_gradient_key(conv.gradient_rngs if rngs is None else rngs)
       rngs = key  # one draw, however the block is computed

@@ -11,7 +11,7 @@ from dorefa_jax.bits import FULL_PRECISION, BitWidths
 from dorefa_jax.methods.bounding import BoundKind, bound_for_bits
 from dorefa_jax.ops.backends import Backend, block_wins
 from dorefa_jax.ops.conv_block import BlockShape, fits
-from dorefa_jax.ops.image_block import image_block_fits
+from dorefa_jax.ops.image_block import image_block, image_geometry
 from dorefa_jax.ops.pooling import max_pool
 from dorefa_jax.ops.quantization import Quantization
 
@@ -87,8 +87,22 @@ class BlockOptions:
     is_quantized = not isinstance(bits.activations, int) or bits.activations < FULL_PRECISION
     if backend != "integer" or self.gives_sum or not is_quantized or set(self.full_precision) != set(PARTS):
       return False
-    is_whole = self.strides == self.dilation == (1, 1) and self.padding == "VALID" and self.groups == 1
-    return is_whole and self.pool == 2 and image_block_fits(x, kernel.shape)
+    padding = plain_padding(self.padding)
+    if padding is None or self.dilation != (1, 1) or self.groups != 1 or self.pool != 2:
+      return False
+    return image_geometry(x, kernel.shape, self.strides, padding) is not None
+
+  def image_block(self, x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
+    """The block of such a first layer.
+
+    Args:
+      x: images.
+      w: weights of the convolution.
+      bias: the convolution's bias.
+    """
+    padding = plain_padding(self.padding)
+    assert padding is not None
+    return image_block(x, w, bias, kind=self.kind, strides=self.strides, padding=padding)
 
   def results(self, z: jax.Array, total: jax.Array | None, bits: BitWidths, shape: BlockShape | None = None) -> Any:
     """The block's results, of one operation's, or of the layers'.

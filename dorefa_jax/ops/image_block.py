@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +18,53 @@ from dorefa_jax.ops.backends import choose, images_win, on_mesh
 from dorefa_jax.ops.layouts import has_sizes
 from dorefa_jax.ops.pooling import max_pool_windows
 
+Padding: TypeAlias = str | Sequence[tuple[int, int]]
 
-def image_block_fits(x: jax.Array, kernel: tuple[int, int, int, int]) -> bool:
-  """Whether `image_block` takes images, and a kernel of a shape, and wins: few channels, and windows that are whole.
+
+def image_geometry(
+  x: jax.Array, kernel: tuple[int, int, int, int], strides: tuple[int, int] = (1, 1), padding: Padding = "VALID"
+) -> Geometry | None:
+  """The convolution of images that `image_block` computes; None where it takes no such images, or does not win.
 
   Args:
-    x: images.
+    x: images, of which shape and dtype are looked at.
     kernel: [height, width, channels, outputs].
+    strides: [height, width].
+    padding: as `lax.conv_general_dilated` takes it.
   """
-  sizes = [size - reach + 1 for size, reach in zip(x.shape[1:3], kernel)]
-  return has_sizes(x) and images_win(x, x, kernel) and all(size > 0 and size % 2 == 0 for size in sizes)
+  if not has_sizes(x) or not images_win(x, x, kernel):
+    return None
+  pads = lax.padtype_to_pads(x.shape[1:3], kernel[:2], strides, padding) if isinstance(padding, str) else padding
+  if min(min(pair) for pair in pads) < 0:
+    return None
+  (top, bottom), (left, right) = pads
+  geometry = Geometry((x.shape[1], x.shape[2]), kernel, strides, padding=((top, bottom), (left, right)))
+  return geometry if min(geometry.out_size) >= 2 else None
 
 
-def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind | None = "clip") -> jax.Array:
+def image_block(
+  x: jax.Array,
+  w: jax.Array,
+  bias: jax.Array,
+  *,
+  kind: BoundKind | None = "clip",
+  strides: tuple[int, int] = (1, 1),
+  padding: Padding = "VALID",
+) -> jax.Array:
   """`h(max_pool(conv(x, w) + bias))` in float32, for training: on the kernels on CPU, in XLA elsewhere.
 
   Between the passes it keeps the images, and 5 bits for each value of the result.
 
   Args:
-    x: float32 [batch, height, width, channels]; its convolution has even sizes.
-    w: float32 [height, width, channels, outputs]; strides are 1, nothing is padded.
+    x: float32 [batch, height, width, channels].
+    w: float32 [height, width, channels, outputs].
     bias: float32 [outputs].
     kind: bounding function, see `dorefa_jax.bound`; None for the identity.
+    strides: [height, width] of the convolution.
+    padding: the convolution's, as `lax.conv_general_dilated` takes it.
 
   Returns:
-    float32 [batch, rows / 2, columns / 2, outputs], of the convolution's rows and columns. Equal maxima share the
+    float32 [batch, rows // 2, columns // 2, outputs], of the convolution's rows and columns. Equal maxima share the
     gradient; an image that is not finite gives NaN, and so do the gradients of a batch with it.
 
   Example:
@@ -50,14 +73,19 @@ def image_block(x: jax.Array, w: jax.Array, bias: jax.Array, *, kind: BoundKind 
     (1, 2, 2, 4)
   """
   height, width, channels, outputs = w.shape
-  geometry = Geometry((x.shape[1], x.shape[2]), (height, width, channels, outputs))
-  if not image_block_fits(x, geometry.shape):
-    raise ValueError(f"no kernels for a block of images {x.dtype} {x.shape} and a kernel of shape {w.shape}")
+  found = image_geometry(x, (height, width, channels, outputs), strides, padding)
+  if found is None:
+    raise ValueError(
+      f"no kernels for a block of images {x.dtype} {x.shape} and a kernel of shape {w.shape}, strides {strides} and "
+      f"padding {padding}"
+    )
+  geometry = found
   number = Bound.of(kind)
 
   def in_xla(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
-    y = lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    pooled = max_pool_windows(y + bias.reshape(1, 1, 1, -1), 2)
+    y = lax.conv_general_dilated(x, w, strides, geometry.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    rows, columns = (size // 2 * 2 for size in y.shape[1:3])
+    pooled = max_pool_windows(y[:, :rows, :columns] + bias.reshape(1, 1, 1, -1), 2)
     return pooled if kind is None else bound(pooled, kind)
 
   def forward(x: jax.Array, w: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -137,11 +137,16 @@ def test_a_quantized_block_and_its_gradient(path, data):
 @given(
   rows=st.integers(1, 3), columns=st.integers(1, 3), channels=st.integers(1, 3), outputs=st.integers(1, 70),
   images=st.sampled_from([1, 18]), kernel=st.sampled_from([(1, 2), (2, 3), (3, 3), (4, 4), (5, 6)]),
+  strides=st.sampled_from([(1, 1), (1, 1), (2, 3), (4, 1)]), odd=st.sampled_from([(0, 0), (1, 0), (1, 1)]),
+  padding=st.sampled_from([((0, 0), (0, 0)), ((1, 0), (0, 2)), ((2, 2), (1, 1))]),
 )  # fmt: skip
-def test_a_block_of_images_and_its_gradient(path, bound, rows, columns, channels, outputs, images, kernel):
+def test_a_block_of_images_and_its_gradient(
+  path, bound, rows, columns, channels, outputs, images, kernel, strides, odd, padding
+):
   rng = np.random.default_rng(0)
-  size = 2 * rows + kernel[0] - 1, 2 * columns + kernel[1] - 1
-  geometry = Geometry(size, (*kernel, channels, outputs))
+  out = 2 * rows + odd[0], 2 * columns + odd[1]
+  size = tuple(max(1, (n - 1) * s + k - sum(p)) for n, s, k, p in zip(out, strides, kernel, padding))
+  geometry = Geometry(size, (*kernel, channels, outputs), strides, padding=padding)
   x = rng.integers(-2, 3, (images, *geometry.size, channels)).astype(np.float32)
   w, bias = rng.integers(-1, 2, geometry.shape) / 4, rng.integers(-2, 3, outputs) / 4  # exact; equal maxima
   op = dataclasses.replace(geometry.op(), format=Format.FLOATS)
@@ -151,18 +156,20 @@ def test_a_block_of_images_and_its_gradient(path, bound, rows, columns, channels
     panel = flat[:, first : first + 64]
     panels.append(np.pad(panel, ((0, 0), (0, -panel.shape[1] % 16))).ravel())
   weights, params = np.concatenate(panels), native.parameters([np.float32(1), bias.astype(np.float32)], outputs)
-  y = native.convolve(x.astype(np.float64), w) + bias
+  y = native.convolve(x.astype(np.float64), w, strides, (1, 1), padding) + bias
+  whole = y[:, : y.shape[1] // 2 * 2, : y.shape[2] // 2 * 2]  # windows that are not whole are dropped
   z, winners = native.image_block(x, op, weights, params, bound, path, threads=2)
-  np.testing.assert_array_equal(z, bounded(windows(y, 2).max((2, 4)), bound))
+  np.testing.assert_array_equal(z, bounded(windows(whole, 2).max((2, 4)), bound))
   g = rng.integers(-3, 4, z.shape).astype(np.float32)
   got = [native.image_block(x, op, weights, params, bound, path, (winners, g), threads) for threads in (1, 3)]
   for one, other in zip(*got, strict=True):
     np.testing.assert_array_equal(one, other)
-  dy = pooled_gradient(y, g, 2, bound)
+  dy = pooled_gradient(whole, g, 2, bound)
   dw = np.zeros(geometry.shape)
+  padded = np.pad(x, ((0, 0), *padding, (0, 0)))
   for v in range(kernel[0]):
     for u in range(kernel[1]):
-      part = x[:, v : v + y.shape[1], u : u + y.shape[2]]
+      part = padded[:, v :: strides[0], u :: strides[1]][:, : whole.shape[1], : whole.shape[2]]
       dw[v, u] = np.einsum("nyxc,nyxo->co", part, dy)
   np.testing.assert_allclose(got[0][0], dw, rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(got[0][1], dy.sum((0, 1, 2)), rtol=1e-4, atol=1e-3)
@@ -186,10 +193,8 @@ def test_an_image_that_is_not_finite_has_no_finite_gradient(path):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"strides": (1, 2)}, "without strides"),
-    ({"dilation": (2, 1)}, "without strides"),
-    ({"padding": ((1, 1), (0, 0))}, "without strides"),
-    ({"size": (5, 6)}, "do not divide"),
+    ({"dilation": (2, 1)}, "without dilation"),
+    ({"size": (3, 6)}, "smaller than a window"),
   ],
 )
 def test_what_is_no_block_of_images_is_refused(options, message):

@@ -92,13 +92,25 @@ DOREFA_INLINE void read_winners(const Patches& p, int64_t window, const uint32_t
   }
 }
 
-// The rows of the patches of a row of windows, [image's row][pixel of the result][patch_row(step)].
-void copy_patches(const Step& step, const float* image, float* out) {
-  const int64_t channels = step.op.channels, count = step.op.kernel_width * channels, size = patch_row(step);
-  for (int64_t y = 0; y < patch_rows(step); ++y, image += step.op.width * channels) {
+// The rows of the patches of a row of windows whose first is `first`, [image's row][pixel of the result][patch_row(step)].
+void copy_patches(const Step& step, const float* image, int64_t first, float* out) {
+  const Op& op = step.op;
+  const int64_t channels = op.channels, count = op.kernel_width * channels, size = patch_row(step);
+  for (int64_t y = first; y < first + patch_rows(step); ++y) {
+    const bool is_row = y >= 0 && y < op.height;
     for (int64_t x = 0; x < step.out_width; ++x, out += size) {
-      for (int64_t i = 0; i < size; i += Simd::kLanes) {
-        Simd::store_floats(out + i, Simd::load_some(image + x * channels + i, count - i), Simd::kLanes);
+      const int64_t column = x * op.stride_width - op.pad_left, columns = op.width - column;
+      if (is_row && column >= 0 && columns >= op.kernel_width) {
+        const float* from = image + (y * op.width + column) * channels;
+        for (int64_t i = 0; i < size; i += Simd::kLanes) {
+          Simd::store_floats(out + i, Simd::load_some(from + i, count - i), Simd::kLanes);
+        }
+        continue;
+      }
+      std::fill_n(out, size, 0.0f);
+      const int64_t begin = std::max<int64_t>(0, -column), end = std::min<int64_t>(op.kernel_width, columns);
+      if (is_row && begin < end) {
+        std::copy_n(image + (y * op.width + column + begin) * channels, (end - begin) * channels, out + begin * channels);
       }
     }
   }
@@ -120,14 +132,14 @@ void add_window_gradient(const Step& step, const float* image, const uint32_t* w
   Patches p;
   p.rows = scratch.patches;
   p.step = 2 * patch_row(step);
-  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * row + i % 2 * patch_row(step);
+  for (int i = 0; i < kWindow; ++i) p.pixels[i] = i / 2 * op.stride_height * row + i % 2 * patch_row(step);
   p.vectors = scratch.offsets;
   p.count = op.kernel_height * row_vectors;
   for (int64_t i = 0; i < p.count; ++i) {
     scratch.offsets[i] = i / row_vectors * row + i % row_vectors * Simd::kLanes;
   }
   for (int64_t y = 0; y < step.out_height / 2; ++y) {
-    copy_patches(step, image + 2 * y * op.width * op.channels, scratch.patches);
+    copy_patches(step, image, 2 * y * op.stride_height - op.pad_top, scratch.patches);
     for (int64_t x = 0; x < windows; ++x, g += outputs, winners += kWinnerPlanes * words) {
       for (int64_t channel = 0; channel < outputs; channel += Simd::kLanes) {
         const int64_t at = x * lanes + channel;

@@ -62,7 +62,7 @@ inline int64_t patch_row(const Step& step) {
 }
 
 // Rows of an image under a row of windows.
-inline int64_t patch_rows(const Step& step) { return step.op.kernel_height + 1; }
+inline int64_t patch_rows(const Step& step) { return int64_t{step.op.kernel_height} + step.op.stride_height; }
 
 // Where one thread keeps the patches of a row of windows, and the share and the winner of each output; see
 // winner_gradient-inl.h.
