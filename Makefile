@@ -24,8 +24,8 @@ test-unit: $(VENV)/.test
 	  --ignore=tests/kernels/test_native_blocks.py --ignore=tests/inference/test_fuzz.py \
 	  --ignore=tests/inference/test_thresholds.py --ignore=tests/experiments/data
 
-# What users call: quantizers, layers, models, kernels, command lines.
-CORE := tests/test_bits.py tests/methods tests/ops/test_products.py tests/linen tests/nnx \
+# What users call, for one more interpreter with a generation of JAX on which all of test-unit ran.
+CORE := tests/test_bits.py tests/methods/test_dorefa.py tests/ops/test_products.py tests/linen tests/nnx \
   tests/models tests/kernels/test_kernels.py tests/inference/test_freeze.py tests/experiments/test_cli.py \
   tests/experiments/test_config.py
 test-core: $(VENV)/.test
@@ -123,6 +123,7 @@ small-sweep: $(VENV)/.core
 
 benchmark: $(VENV)/.core
 	taskset -c 1 $(BIN)/python -m benchmarks.training_step
+	taskset -c 1 $(BIN)/python -m benchmarks.residual_step
 	taskset -c 1 $(BIN)/python -m benchmarks.kernels
 	taskset -c 1 $(BIN)/python -m benchmarks.inference
 

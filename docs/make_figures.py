@@ -1,8 +1,10 @@
-"""Draws the figures of method.md: `python docs/make_figures.py` (needs the extra `notebooks`)."""
+"""Draws the documents' figures: `python docs/make_figures.py` (needs the extra `notebooks`)."""
 
 from __future__ import annotations
 
+import json
 import pathlib
+import statistics
 from collections.abc import Callable, Sequence
 
 import jax
@@ -48,6 +50,33 @@ def draw_gradients() -> None:
   save(figure, "gradients")
 
 
+def draw_training_step() -> None:
+  """Draws the time of a training step of model A in each way, as `benchmarks.training_step` measured it."""
+  times = json.loads((FIGURES.parent / "results" / "training_step.json").read_text())["results"]["A"]
+  rows = {
+    "flax, float32": "flax float32",
+    "emulated, (1,2,4)": "emulated (1,2,4)",
+    "PyTorch, float32": "torch float32",
+    "PyTorch, bfloat16": "torch bfloat16",
+    "dorefa_jax, (1,2,4)": "integer (1,2,4)",
+  }
+  milliseconds = [1e3 * statistics.median(times[name]) for name in rows.values()]
+  gray = "#7d8590"  # legible on light and dark pages
+  figure, axis = plt.subplots(figsize=(8, 2.2), layout="constrained")
+  figure.patch.set_alpha(0)
+  axis.patch.set_alpha(0)
+  bars = axis.barh(list(rows), milliseconds, color=[gray] * (len(rows) - 1) + ["#3a7bd5"])
+  axis.bar_label(bars, [f"{value:.0f} ms" for value in milliseconds], padding=4, color=gray)
+  axis.invert_yaxis()
+  axis.set_xlim(right=1.12 * max(milliseconds))
+  axis.tick_params(colors=gray, length=0)
+  axis.set_xticks([])
+  for side in axis.spines.values():
+    side.set_visible(False)
+  figure.savefig(FIGURES / "training_step.svg", metadata={"Date": None}, transparent=True)
+  plt.close(figure)
+
+
 def save(figure: plt.Figure, name: str) -> None:
   """Writes an SVG without date and with fixed ids, so that it changes with the drawing alone."""
   figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
@@ -64,6 +93,7 @@ def main() -> None:
   weights = [(f"{k} bits", lambda w, k=k: dorefa.quantize_weights(w, k, stop_max_gradient=True)) for k in (1, 2, 3)]
   draw("weights", weights, -2, 2)
   draw_gradients()
+  draw_training_step()
 
 
 if __name__ == "__main__":
