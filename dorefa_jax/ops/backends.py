@@ -226,8 +226,9 @@ def can_differentiate(geometry: Geometry, quantization: Quantization, key: jax.A
     return False
   weights, activations, gradients = (2**width for width in widths)
   terms = math.prod(geometry.shape[:2]) * op.channels // op.groups
-  # Twice the largest weight, whose zero may lie at the end of the codes' range.
-  return 2 * max(math.prod(geometry.out_size) * activations, 2 * terms * weights) * gradients < 2**31
+  # Weights are at most 2^W half steps from a zero in the middle of their codes. Where it lies at the end, which is
+  # known when the program runs alone, the kernels refuse sums that do not fit.
+  return 2 * max(math.prod(geometry.out_size) * activations, terms * weights) * gradients < 2**31
 
 
 def block_wins(operands: Any, shape: tuple[int, ...], bits: BitWidths) -> bool:
