@@ -148,7 +148,7 @@ def _scratch_words(ops: list[Op]) -> int:
     planes = op.activation_bits if op.format is Format.BITS else 1
     words += (op.groups * planes + 1) * rows * row + (1 + MAX_BITS) * row + SUMS_OF_A_WINDOW * out_rows * out_columns
     if op.input_zero:  # a class for each pixel, at most
-      words += out_rows * out_columns * (1 + op.groups * padded_outputs(op.outputs // op.groups))
+      words += out_rows * out_columns * (2 + op.groups * padded_outputs(op.outputs // op.groups))
     if op.kind is Kind.CONV and op.format is Format.TABLES:
       reach = (op.kernel[0] - 1) * op.dilation[0] + 1
       words += 16 * reach * (columns * -(-channels // TABLE_CHANNELS) + 3) + 2 * PANEL_CHANNELS * out_columns

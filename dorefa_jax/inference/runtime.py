@@ -112,7 +112,8 @@ def pack_layer(layer: Conv, format: packing.Format) -> list[np.ndarray]:
     if layer.output in (Output.THRESHOLDS, Output.VALLEY):
       fill[:] = _out_of_reach(part.dtype)
     if layer.output is Output.VALLEY:
-      fill[len(part) // 2 :] = -_out_of_reach(part.dtype)
+      # The lowest number there is: lanes of padding may overflow to it where the input's zero is subtracted.
+      fill[len(part) // 2 :] = np.iinfo(np.int32).min if part.dtype == np.int32 else -np.inf
     groups.append(np.concatenate([part, fill], axis=1))
   arrays = [words, np.stack(groups)]
   if layer.input_zero is not None:

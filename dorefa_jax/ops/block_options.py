@@ -90,7 +90,9 @@ class BlockOptions:
     padding = plain_padding(self.padding)
     if padding is None or self.dilation != (1, 1) or self.groups != 1 or self.pool != 2:
       return False
-    return image_geometry(x, kernel.shape, self.strides, padding) is not None
+    geometry = image_geometry(x, kernel.shape, self.strides, padding)
+    # A window that is not whole is pooled as it is, which the operation drops.
+    return geometry is not None and all(size % 2 == 0 for size in geometry.out_size)
 
   def image_block(self, x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     """The block of such a first layer.

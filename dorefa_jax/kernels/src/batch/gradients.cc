@@ -39,8 +39,8 @@ void pack_activations(const Path& path, const float* x, int64_t pixels, int64_t 
 std::string build_weight_gradient(const Op& op, int64_t gradient_bits, int64_t planes, WeightGradient* w) {
   const std::string error = build_step(op, &w->step);
   if (!error.empty()) return error;
-  if (op.kind != Kind::kConv || op.format != Format::kBytes || op.gap_height != 1 || op.gap_width != 1) {
-    return "a weight gradient is of a convolution, in bytes";
+  if (op.kind != Kind::kConv || op.format != Format::kBytes || op.gap_height != 1 || op.gap_width != 1 || op.input_zero) {
+    return "a weight gradient is of a convolution of codes, in bytes, without gaps";
   }
   if (gradient_bits < 1 || gradient_bits > kMaxBits) {
     return "bits of gradients must be 1 to 8, got " + std::to_string(gradient_bits);

@@ -21,7 +21,7 @@ std::string check_image_block(const Step& step) {
     return "an image block is a convolution of floats";
   }
   if (op.dilation_height != 1 || op.dilation_width != 1 || op.groups != 1 || op.gap_height != 1 || op.gap_width != 1) {
-    return "an image block's convolution is without dilation and groups";
+    return "an image block's convolution is without dilation, groups and gaps";
   }
   return step.out_height < 2 || step.out_width < 2 ? "the image is smaller than a window of 2x2" : "";
 }

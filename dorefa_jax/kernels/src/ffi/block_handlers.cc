@@ -1,4 +1,5 @@
 // Blocks at the boundary to XLA: buffers are checked here, and errors become Python exceptions.
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -151,7 +152,10 @@ ffi::Error image_block_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ff
   if (!error.empty()) return invalid(error);
   const int64_t bound = spec.typed_data()[0], images = x.dimensions()[0];
   if (bound < 0 || bound > 3) return invalid("there are 4 bounds, got " + std::to_string(bound));
-  if (static_cast<int64_t>(x.element_count()) != images * program.in_size) return invalid("images of another size");
+  if (images < 0 || images > (int64_t{1} << 62) / std::max(program.in_size, program.out_size) ||
+      static_cast<int64_t>(x.element_count()) != images * program.in_size) {
+    return invalid("images of another size");
+  }
   error = check_pooled(program.steps[0], images, winners->dimensions(), out->element_count());
   if (!error.empty()) return invalid(error);
   image_block(paths()[path], program, static_cast<Bound>(bound), x.typed_data(), images, out->typed_data(),

@@ -1,4 +1,5 @@
 // The boundary to XLA: buffers are checked here, and errors become Python exceptions.
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ namespace dorefa {
 namespace {
 
 constexpr int64_t kMaxExtent = int64_t{1} << 30;
+constexpr int64_t kMaxElements = int64_t{1} << 62;  // of a batch
 
 ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::S32> words,
                        ffi::RemainingArgs rest, ffi::ResultBuffer<ffi::F32> y, int64_t path) {
@@ -32,7 +34,8 @@ ffi::Error run_checked(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffe
   if (!error.empty()) return invalid(error);
   if (x.dimensions().size() == 0) return invalid("the input has no batch axis");
   const int64_t images = x.dimensions()[0];
-  if (images < 0 || static_cast<int64_t>(x.element_count()) != images * program.in_size ||
+  const int64_t largest = kMaxElements / std::max(program.in_size, program.out_size);  // no product of them overflows
+  if (images < 0 || images > largest || static_cast<int64_t>(x.element_count()) != images * program.in_size ||
       static_cast<int64_t>(y->element_count()) != images * program.out_size) {
     return invalid("a batch of " + std::to_string(images) + " takes " + std::to_string(images * program.in_size) +
                    " floats and gives " + std::to_string(images * program.out_size) + ", got " +

@@ -75,7 +75,7 @@ struct WindowScratch {
 // A normalization with known factors, a shortcut, a max pooling in windows side by side, and h, of one image.
 struct AffinePool {
   int64_t height, width, channels;
-  int64_t window;  // 1 or 2, in both directions; divides height and width
+  int64_t window;  // 1 or 2, in both directions; what is left of height and width is dropped
   Bound bound;
   const float *factor, *offset;  // of each channel
   bool has_sum = false;          // there is a shortcut, or the sum before the pooling is a result, too

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <utility>
 
 namespace dorefa {
@@ -184,24 +185,35 @@ std::string check_link(const Step& step, const Step& next) {
   return "";
 }
 
+// Some taps along one axis: `count` of them, from `first` on.
+struct Taps {
+  int64_t first, count;
+};
+
 // The taps, along one axis, that lie on pixels of the input, from each pixel of the result: sets, each once, and the
-// number of each pixel's.
+// number of each pixel's. All sets have every `step`-th tap, as gaps between pixels have it.
 struct TapSets {
-  std::vector<std::vector<int64_t>> sets;
+  int64_t step;
+  std::vector<Taps> sets;
   std::vector<int64_t> numbers;
 };
 
 TapSets find_taps(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad, int64_t gap, int64_t size) {
-  TapSets found;
-  std::map<std::vector<int64_t>, int64_t> numbers;
+  TapSets found{gap / std::gcd(dilation, gap), {}, {}};
+  std::map<std::pair<int64_t, int64_t>, int64_t> numbers;
   for (int64_t y = 0; y < out; ++y) {
-    std::vector<int64_t> taps;
-    for (int64_t v = 0; v < kernel; ++v) {
-      const int64_t at = y * stride + v * dilation - pad;
-      if (at >= 0 && at % gap == 0 && at / gap < size) taps.push_back(v);
+    const auto place = [&](int64_t tap) { return y * stride + tap * dilation - pad; };
+    int64_t first = place(0) < 0 ? ceil_div(-place(0), dilation) : 0, candidates = 0;
+    while (candidates < found.step && place(first) % gap != 0) {
+      ++first;
+      ++candidates;
     }
-    const auto [entry, is_new] = numbers.emplace(taps, static_cast<int64_t>(found.sets.size()));
-    if (is_new) found.sets.push_back(std::move(taps));
+    const int64_t room = std::min(kernel - 1 - first, ((size - 1) * gap - place(first)) / dilation);
+    const bool is_any = candidates < found.step && first < kernel && place(first) <= (size - 1) * gap;
+    const Taps taps = is_any ? Taps{first, room / found.step + 1} : Taps{0, 0};
+    const auto [entry, is_new] =
+        numbers.emplace(std::make_pair(taps.first, taps.count), static_cast<int64_t>(found.sets.size()));
+    if (is_new) found.sets.push_back(taps);
     found.numbers.push_back(entry->second);
   }
   return found;
@@ -228,11 +240,13 @@ void subtract_zero(Step* step) {
   for (int64_t group = 0; group < op.groups; ++group, sums += step->taps() * lanes) {
     for (const auto& row : rows.sets) {
       for (const auto& column : columns.sets) {
-        for (const int64_t v : row) {
-          for (const int64_t u : column) {
+        for (int64_t i = 0; i < row.count; ++i) {
+          for (int64_t j = 0; j < column.count; ++j) {
+            const int64_t v = row.first + i * rows.step, u = column.first + j * columns.step;
             const int32_t* from = sums + (v * op.kernel_width + u) * lanes;
-            for (int64_t i = 0; i < lanes; ++i) {
-              out[i] = static_cast<int32_t>(static_cast<uint32_t>(out[i]) + zero * static_cast<uint32_t>(from[i]));
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+              const uint32_t sum = static_cast<uint32_t>(out[lane]) + zero * static_cast<uint32_t>(from[lane]);
+              out[lane] = static_cast<int32_t>(sum);
             }
           }
         }
@@ -288,7 +302,7 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
     if (error.empty() && step.op.input_zero) subtract_zero(&program->steps[i]);
     if (!error.empty()) return describe(step.op, i) + error;
   }
-  // Offsets and scales are of a program of codes alone.
+  // Scales are of a program of codes alone.
   const bool gives_gradients = program->steps.back().op.output == Output::kGradient;
   if (gives_gradients != (program->scales != nullptr) || (gives_gradients && program->steps.size() > 1)) {
     return "gradients are what one convolution of codes gives";
@@ -297,6 +311,9 @@ std::string build_program(const int32_t* words, int64_t count, const std::vector
   const Step& first = program->steps.front();
   const Step& last = program->steps.back();
   if (first.is_pool()) return describe(first.op, 0) + "a program begins with a convolution";
+  if ((first.op.gap_height != 1 || first.op.gap_width != 1) && program->input != Input::kCodes) {
+    return describe(first.op, 0) + "only codes have gaps between their pixels";
+  }
   program->in_size = int64_t{first.op.height} * first.op.width * first.op.channels;
   program->out_size = last.out_height * last.out_width * last.op.outputs;
   return "";

@@ -1,4 +1,4 @@
-// Matrix registers: products of rows of bytes with two operands of 16 lanes each. Included by the path that has them, after
+// Matrix registers: products of rows of bytes with one or two operands of 16 lanes each. Included by the path that has them, after
 // its Simd.
 
 struct TileShapes {
