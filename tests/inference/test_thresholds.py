@@ -114,3 +114,18 @@ def test_narrow_keeps_what_varies():
   assert narrow(rows).shape == (1, 3, 1)
   nan = np.full((2, 2), np.nan, np.float32)
   assert narrow(nan).shape == (1, 1)
+
+
+def test_lanes_of_padding_have_the_code_zero_at_every_sum():
+  from dorefa_jax.inference.graph import Conv
+  from dorefa_jax.inference.runtime import pack_layer
+  from dorefa_jax.kernels.packing import Format
+  from dorefa_jax.kernels.program import Output
+
+  codes = np.zeros((1, 1, 4, 3), np.uint8)
+  valley = np.repeat(np.array([[5], [-5]], np.int32), 3, axis=1)
+  layer = Conv("", codes, 8, 8, (1, 1), (1, 1), ((0, 0), (0, 0)), 1, Output.VALLEY, valley, input_zero=255)
+  rising, falling = pack_layer(layer, Format.BYTES)[1][0][:, 3:]
+  lowest, highest = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+  assert (rising == highest).all()  # no sum of zeros, doubled modulo 2^32, reaches it
+  assert (falling == lowest).all()  # and none lies below
