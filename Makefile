@@ -22,12 +22,12 @@ test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --ignore=tests/integration --ignore=tests/faults \
 	  --ignore=tests/kernels/test_native.py --ignore=tests/kernels/test_native_training.py \
 	  --ignore=tests/kernels/test_native_blocks.py --ignore=tests/inference/test_fuzz.py \
-	  --ignore=tests/inference/test_thresholds.py --ignore=tests/experiments/data
+	  --ignore=tests/inference/test_thresholds.py --ignore=tests/study/data
 
 # What users call, for one more interpreter with a generation of JAX on which all of test-unit ran.
 CORE := tests/test_bits.py tests/methods/test_dorefa.py tests/ops/test_products.py tests/linen tests/nnx \
-  tests/models tests/kernels/test_kernels.py tests/inference/test_freeze.py tests/experiments/test_cli.py \
-  tests/experiments/test_config.py
+  tests/models tests/kernels/test_kernels.py tests/inference/test_freeze.py tests/study/test_cli.py \
+  tests/study/test_config.py
 test-core: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q $(CORE)
 
@@ -39,7 +39,7 @@ compiled: $(VENV)/.core
 	$(BIN)/python -c "import dorefa_jax; found = dorefa_jax.kernels.available(); print(found); assert found.is_compiled, found"
 
 doctest: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --doctest-modules dorefa_jax experiments
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -q --doctest-modules dorefa_jax dorefa_study --ignore=dorefa_study/configs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -140,7 +140,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/* $(NATIVE)/*/*) | $(VENV)/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt -e '.[study]'
 	touch $@
 
 # What extras ask for, without installing, and compiling, the package a second time.

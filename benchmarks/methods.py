@@ -21,8 +21,8 @@ import optax
 import dorefa_jax as dorefa
 from benchmarks.timing import interleaved, machine, medians, positive, save
 from dorefa_jax import ops
-from experiments.data.images import resize, to_unit
-from experiments.data.street_digits import load_street_digits
+from dorefa_study.data.images import resize, to_unit
+from dorefa_study.data.street_digits import load_street_digits
 
 METHODS: dict[str, tuple[dorefa.Quantizers, str]] = {
   "float": (dorefa.methods.dorefa(), "32,32,32"),

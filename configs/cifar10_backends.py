@@ -3,9 +3,8 @@
 The recipe is that of cifar10_grid.py. Needs a prepared TFDS directory: --config.data.dir=DIRECTORY.
 """
 
+import cifar10_grid
 import ml_collections
-
-from configs import cifar10_grid
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -6,8 +6,7 @@ Presets:
 """
 
 import ml_collections
-
-from configs import svhn_grid
+import svhn_grid
 
 PRESETS = ("quick", "paper")
 

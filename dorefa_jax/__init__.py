@@ -14,6 +14,7 @@ from dorefa_jax.inference import FreezeError as FreezeError
 from dorefa_jax.inference import PackedModel as PackedModel
 from dorefa_jax.inference import freeze as freeze
 from dorefa_jax.inference import load as load
+from dorefa_jax.layer_bits import LayerBits as LayerBits
 from dorefa_jax.methods.bounding import bound as bound
 from dorefa_jax.methods.dorefa import quantize_activations as quantize_activations
 from dorefa_jax.methods.dorefa import quantize_weights as quantize_weights

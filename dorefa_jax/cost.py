@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax.bits import FULL_PRECISION, BitWidths
+from dorefa_jax.layer_bits import LayerBits, bits_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Summary:
 
 
 def summary(
-  model: nn.Module, input_shape: Sequence[int], *, bits: BitWidths | None = None, **call_options: Any
+  model: nn.Module, input_shape: Sequence[int], *, bits: BitWidths | LayerBits | None = None, **call_options: Any
 ) -> Summary:
   """The cost of a linen model's convolution and dense layers, flax's own included.
 
@@ -255,7 +256,7 @@ def _kernel_axes(layer: nn.Conv | nn.Dense) -> int:
 
 def _bits_of_call(layer: nn.Module, kwargs: dict[str, Any]) -> BitWidths:
   bits = kwargs.get("bits")
-  return getattr(layer, "bits", BitWidths()) if bits is None else bits
+  return bits_of(getattr(layer, "bits", BitWidths()) if bits is None else bits, layer.path)
 
 
 def _layer_cost(call: _Call, variables: Any, batch: int) -> LayerCost:

@@ -1,1 +1,3 @@
-"""The study of bit widths against channel widths, as commands."""
+"""The study's commands as they are run in a checkout: `python -m experiments.sweep` is `dorefa_study.sweep`."""
+
+from dorefa_study import __path__ as __path__

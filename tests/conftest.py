@@ -22,8 +22,8 @@ hypothesis.settings.load_profile("default")
 
 @pytest.fixture(autouse=True)
 def _strict(request):
-  """No implicit promotion in the library; optax, which the experiments use, promotes in places."""
-  if {"experiments", "integration"} & set(request.path.parts[len(request.config.rootpath.parts) :]):
+  """No implicit promotion in the library; optax, which the study uses, promotes in places."""
+  if {"study", "integration"} & set(request.path.parts[len(request.config.rootpath.parts) :]):
     yield
     return
   with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):

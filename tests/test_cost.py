@@ -7,7 +7,7 @@ import pytest
 
 import dorefa_jax as dorefa
 
-PAPER = pathlib.Path(__file__).parent.parent / "experiments" / "paper"
+PAPER = pathlib.Path(__file__).parent.parent / "dorefa_study" / "paper"
 COLUMNS = (("inference", "inference_complexity"), ("training", "training_complexity"), ("storage", "storage"))
 ERRATUM = ("2", "2", "2")  # table 1 prints storage 1 for two-bit weights
 

@@ -19,6 +19,7 @@ from dorefa_jax.inference.graph import Segment
 from dorefa_jax.inference.packed_model import PackedModel
 from dorefa_jax.inference.validate import check_graph
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.layer_bits import LayerBits
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 EVALUATION_FLAGS = {
@@ -31,7 +32,7 @@ def freeze(
   model: nn.Module | nnx.Module | Callable[[jax.Array], jax.Array],
   variables: Any = None,
   *,
-  bits: BitWidths | None = None,
+  bits: BitWidths | LayerBits | None = None,
   input_shape: Sequence[int] | None = None,
 ) -> PackedModel:
   """Packs a model for inference: weights as bits, activations as codes, thresholds between them.
@@ -68,10 +69,11 @@ def freeze(
     arXiv 1606.06160, section 2.8 and equation 15.
   """
   if bits is not None:
-    check_bit_widths(bits)
-    if not all(isinstance(value, int) for value in (bits.weights, bits.activations)):
+    if not isinstance(bits, LayerBits):
+      check_bit_widths(bits)
+    if not all(isinstance(value, int) for value in jax.tree.leaves(bits)):
       raise ValueError("a frozen model has static bit widths: pass Python integers")
-    if max(bits.weights, bits.activations) > MAX_BITS:
+    if isinstance(bits, BitWidths) and max(bits.weights, bits.activations) > MAX_BITS:
       raise ValueError(f"packed models have weights and activations of 1 to {MAX_BITS} bits, got {bits}")
   if isinstance(model, nn.Module):
     _check_variables(variables)
@@ -115,7 +117,7 @@ def _check_variables(variables: Any) -> None:
     raise ValueError(f"variables must be a dict with the key 'params', as model.init returns, got {got}")
 
 
-def _evaluation(model: Any, variables: Any, bits: BitWidths | None) -> Callable[[jax.Array], jax.Array]:
+def _evaluation(model: Any, variables: Any, bits: BitWidths | LayerBits | None) -> Callable[[jax.Array], jax.Array]:
   """The model in evaluation as a function of images."""
   options: dict[str, Any] = {} if bits is None else {"bits": bits}
   if bits is not None and not _takes_bits(model):

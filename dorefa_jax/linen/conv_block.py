@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dorefa_jax import ops
-from dorefa_jax.bits import BitWidths, check_bit_widths
+from dorefa_jax.bits import BitWidths
+from dorefa_jax.layer_bits import LayerBits, bits_of
 from dorefa_jax.linen.layers import Conv
 from dorefa_jax.linen.parameters import BatchNormVariables, ConvVariables
 from dorefa_jax.linen.state import state_like
@@ -71,7 +72,7 @@ class ConvBlock(nn.Module):
   dropout_rate: float = 0.0
   full_precision: tuple[str, ...] = ()
   gives_sum: bool = False
-  bits: BitWidths = BitWidths()
+  bits: BitWidths | LayerBits = BitWidths()
   quantizers: Quantizers = Quantizers()
   backend: ops.Backend = "auto"
   kernel_init: nn.initializers.Initializer = nn.initializers.he_normal()
@@ -85,7 +86,7 @@ class ConvBlock(nn.Module):
     x: jax.Array,
     shortcut: jax.Array | None = None,
     *,
-    bits: BitWidths | None = None,
+    bits: BitWidths | LayerBits | None = None,
     quantizers: Quantizers | None = None,
     train: bool = False,
   ) -> Any:
@@ -106,7 +107,7 @@ class ConvBlock(nn.Module):
       ValueError: an attribute that has no such value, or a product that backend 'integer' cannot compute.
     """
     ops.check_backend(self.backend)
-    bits = check_bit_widths(self.bits if bits is None else bits)
+    bits = bits_of(self.bits if bits is None else bits, (*self.path, self.conv_name))
     quantizers = check_quantizers(self.quantizers if quantizers is None else quantizers)
     kind = quantizers.activations.bound if self.bound == "method" else self.bound
     size = pair(self.kernel_size, "kernel_size")

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 
 from dorefa_jax import ops
-from dorefa_jax.bits import BitWidths, check_bit_widths, is_full_precision
+from dorefa_jax.bits import BitWidths, is_full_precision
 from dorefa_jax.injected import Injected
+from dorefa_jax.layer_bits import LayerBits, bits_of
 from dorefa_jax.linen.state import layer_state
 from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
 
@@ -41,13 +42,13 @@ class Conv(nn.Conv):
     arXiv 1606.06160, algorithm 1.
   """
 
-  bits: BitWidths = BitWidths()
+  bits: BitWidths | LayerBits = BitWidths()
   backend: ops.Backend = "auto"
   quantizers: Quantizers = Quantizers()
 
   @nn.compact
   def __call__(
-    self, inputs: jax.Array, *, bits: BitWidths | None = None, quantizers: Quantizers | None = None
+    self, inputs: jax.Array, *, bits: BitWidths | LayerBits | None = None, quantizers: Quantizers | None = None
   ) -> jax.Array:
     """Applies the layer.
 
@@ -89,13 +90,13 @@ class Dense(nn.Dense):
     arXiv 1606.06160, algorithm 1.
   """
 
-  bits: BitWidths = BitWidths()
+  bits: BitWidths | LayerBits = BitWidths()
   backend: ops.Backend = "auto"
   quantizers: Quantizers = Quantizers()
 
   @nn.compact
   def __call__(
-    self, inputs: jax.Array, *, bits: BitWidths | None = None, quantizers: Quantizers | None = None
+    self, inputs: jax.Array, *, bits: BitWidths | LayerBits | None = None, quantizers: Quantizers | None = None
   ) -> jax.Array:
     """Applies the layer.
 
@@ -135,7 +136,7 @@ class DotGeneral(nn.Module):
     arXiv 1606.06160, algorithm 1.
   """
 
-  bits: BitWidths = BitWidths()
+  bits: BitWidths | LayerBits = BitWidths()
   backend: ops.Backend = "auto"
   quantizers: Quantizers = Quantizers()
 
@@ -158,9 +159,9 @@ class DotGeneral(nn.Module):
     return _product(self, ops.dot_general, None, None)(x, w, dimension_numbers, **options)
 
 
-def _product(layer: Any, op: Any, bits: BitWidths | None, quantizers: Quantizers | None) -> Any:
+def _product(layer: Any, op: Any, bits: BitWidths | LayerBits | None, quantizers: Quantizers | None) -> Any:
   """The layer's product, and where its quantizers learn, their variables."""
-  bits = check_bit_widths(layer.bits if bits is None else bits)
+  bits = bits_of(layer.bits if bits is None else bits, layer.path)
   quantizers = check_quantizers(layer.quantizers if quantizers is None else quantizers)
   if getattr(layer, "mask", None) is not None:
     quantizers = quantizers.masked(layer.mask)

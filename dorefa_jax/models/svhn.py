@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dorefa_jax.bits import BitWidths, check_bit_widths
+from dorefa_jax.bits import BitWidths
+from dorefa_jax.layer_bits import LayerBits
 from dorefa_jax.linen import Dense
 from dorefa_jax.linen.conv_block import ConvBlock
 from dorefa_jax.methods.bounding import BoundKind
@@ -88,7 +89,7 @@ class SvhnConvNet(nn.Module):
   width: float = 1.0
   num_classes: int = 10
   backend: Backend = "auto"
-  bits: BitWidths = BitWidths()
+  bits: BitWidths | LayerBits = BitWidths()
   quantizers: Quantizers = Quantizers()
   quantize_first: bool = False
   quantize_last: bool = False
@@ -101,7 +102,7 @@ class SvhnConvNet(nn.Module):
     self,
     images: jax.Array,
     *,
-    bits: BitWidths | None = None,
+    bits: BitWidths | LayerBits | None = None,
     quantizers: Quantizers | None = None,
     train: bool = False,
   ) -> jax.Array:
@@ -121,10 +122,13 @@ class SvhnConvNet(nn.Module):
       ValueError: images of another shape, or too small.
     """
     check_images(images)
-    bits = check_bit_widths(self.bits if bits is None else bits)
+    bits = self.bits if bits is None else bits
+    rules = bits if isinstance(bits, LayerBits) else LayerBits((), bits)
     quantizers = check_quantizers(self.quantizers if quantizers is None else quantizers)
-    exempt = ("activations",) if self.quantize_first else ("weights", "activations", "gradients")
-    last_bits = bits if self.quantize_last else BitWidths()
+    # Rules that name an exempt layer go before its exemption.
+    first, last = (rules.rule_of("/".join((*self.path, name))) for name in ("conv0", "fc"))
+    exempt = ("activations",) if self.quantize_first or first else ("weights", "activations", "gradients")
+    last_bits = last or (rules.default if self.quantize_last else BitWidths())
     features = scaled_features(self.width)
 
     x = images
@@ -149,7 +153,7 @@ class SvhnConvNet(nn.Module):
         **BATCH_NORM,
       )
       nn.share_scope(self, block)  # the network's variables are named as the paper's layers
-      x = block(x, bits=bits, quantizers=quantizers, train=train)
+      x = block(x, bits=rules, quantizers=quantizers, train=train)
     x = x.reshape(x.shape[0], -1)
     x = Dense(
       self.num_classes,

@@ -1,5 +1,6 @@
 """Flax nnx layers over quantized products."""
 
+from dorefa_jax.nnx.assign_bits import assign_bits as assign_bits
 from dorefa_jax.nnx.conv_block import ConvBlock as ConvBlock
 from dorefa_jax.nnx.layers import Conv as Conv
 from dorefa_jax.nnx.layers import Linear as Linear

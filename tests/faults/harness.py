@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from experiments.checkpoints import Checkpoints, digest
+from dorefa_study.checkpoints import Checkpoints, digest
 
 ROOT = pathlib.Path(__file__).parents[2]
 TRIALS = ("w0.03_1-2-4_s0", "w0.03_32-32-32_s0")
@@ -71,7 +71,7 @@ def processes(workdir, word=""):
 
 
 def trials_of(workdir):
-  return processes(workdir, "experiments.train")
+  return processes(workdir, "dorefa_study.train")
 
 
 def kill(numbers, with_signal=signal.SIGKILL):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from experiments.errors import INTERRUPTED
+from dorefa_study.errors import INTERRUPTED
 from tests.faults import harness
 
 KILLS = int(os.environ.get("DOREFA_JAX_FAULT_KILLS", "200"))
@@ -68,7 +68,7 @@ def test_a_reader_beside_the_trainer_disturbs_nothing(tmp_path, undisturbed):
   trial = workdir / "trials" / harness.TRIALS[0]
   assert harness.wait_for(lambda: list((trial / "checkpoints").glob("[0-9]*")), process)
   script = (
-    "import pathlib, sys; from experiments.restore import restore_trial\n"
+    "import pathlib, sys; from dorefa_study.restore import restore_trial\n"
     "for _ in range(30): restore_trial(pathlib.Path(sys.argv[1]))"
   )
   reader = subprocess.run(

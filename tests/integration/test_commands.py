@@ -7,8 +7,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from experiments import evaluate, freeze, predict, sweep, train
-from experiments.records import write_json
+from dorefa_study import evaluate, freeze, predict, sweep, train
+from dorefa_study.records import write_json
 
 SMALL = [
   "--config.data.train_size=64",

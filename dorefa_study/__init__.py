@@ -1,0 +1,1 @@
+"""The study of bit widths against channel widths, as commands."""

@@ -1,0 +1,78 @@
+"""Data sets that TFDS has prepared, read without TensorFlow."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dorefa_study.data.dataset import DataError, Dataset, Split, check_split, join
+from dorefa_study.records import read_object
+
+
+def is_prepared(directory: pathlib.Path, tfds_name: str) -> bool:
+  """Whether a TFDS data directory holds a data set.
+
+  Example:
+    >>> is_prepared(pathlib.Path("/nowhere"), "cifar10")
+    False
+  """
+  return any((directory / tfds_name).glob("**/dataset_info.json"))
+
+
+def load_prepared(name: str, tfds_name: str, directory: pathlib.Path, *, extra: bool = False) -> Dataset:
+  """Reads a data set from a TFDS data directory.
+
+  Args:
+    name: our name of the data set.
+    tfds_name: its name in TFDS.
+    directory: the TFDS data directory, which holds a folder `tfds_name`.
+    extra: append the split "extra" to the training images.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DataError: a split is missing, the file format allows no random access, or the files are damaged.
+  """
+  train = _read(tfds_name, directory, "train")
+  if extra:
+    where = f"{directory / tfds_name}, split 'extra'"
+    train = join(train, _read(tfds_name, directory, "extra"), where)
+  return Dataset(name, f"TFDS {tfds_name} in {directory}", train=train, test=_read(tfds_name, directory, "test"))
+
+
+def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
+  import tensorflow_datasets as tfds
+
+  where = f"{directory / tfds_name}, split {split!r}"
+  try:
+    source = tfds.data_source(tfds_name, data_dir=str(directory), split=split, download=False)
+    records = [source[index] for index in range(len(source))]
+  except NotImplementedError as error:
+    for info in (directory / tfds_name).glob("*/dataset_info.json"):
+      if not (read_object(info) or {}).get("fileFormat"):
+        raise DataError(f"{where}: {info} is damaged, or says nothing of the files' format") from error
+    raise DataError(
+      f"{where}: not prepared as array_record; run 'tfds build {tfds_name} --file_format=array_record'"
+    ) from error
+  except Exception as error:  # TFDS and its readers raise many types for missing and damaged files
+    raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
+  if not records:
+    raise DataError(f"{where}: no images")
+  return check_split(_stack(records, "image", where), _stack(records, "label", where), where)
+
+
+def _stack(records: list[Any], name: str, where: str) -> np.ndarray:
+  """One field of all records as an array, whose parts are all alike."""
+  arrays = []
+  for index, record in enumerate(records):
+    if not isinstance(record, Mapping) or name not in record:
+      raise DataError(f"{where}: record {index} has no {name!r}; images need 'image' and 'label'")
+    arrays.append(np.asarray(record[name]))
+    if (arrays[-1].shape, arrays[-1].dtype) != (arrays[0].shape, arrays[0].dtype):
+      first, this = (f"{list(array.shape)} {array.dtype}" for array in (arrays[0], arrays[-1]))
+      raise DataError(f"{where}: every {name!r} must be as the first, {first}, found {this} at record {index}")
+  return np.stack(arrays)

@@ -1,0 +1,317 @@
+import dataclasses
+import errno
+import html.parser
+import io
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dorefa_study.charts import Series, chart, ticks
+from dorefa_study.cli import load_config, new_flags, parse
+from dorefa_study.config import DataConfig, TrialConfig, read
+from dorefa_study.plan import GridConfig, SweepConfig, plan_trials
+from dorefa_study.records import seal, write_json, write_lines
+from dorefa_study.report import main, seconds_of_training, trial_command, write_report
+from dorefa_study.study import build_study, paper_numbers
+from dorefa_study.terminal import study_table
+
+SWEEP = SweepConfig(
+  name="A <study> & more",
+  paper_table="table1_svhn",
+  grid=GridConfig(bits=("1,2,4", "32,32,32"), widths=(0.25, 0.125), seeds=(0, 1)),
+  data=DataConfig("svhn"),
+)
+DATA = {"name": "street_digits", "asked_for": "svhn", "stand_in": True, "source": "generated", "train": 10, "test": 5}
+
+
+class Checker(html.parser.HTMLParser):
+  """Fails on tags that are not closed; collects what is loaded from elsewhere."""
+
+  VOID = ("meta", "br")
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.loaded = [], []
+
+  def handle_starttag(self, tag, attributes):
+    if tag not in self.VOID:
+      self.open.append(tag)
+    self.loaded += [value for name, value in attributes if name in ("src", "href")]
+
+  def handle_startendtag(self, tag, attributes):
+    self.loaded += [value for name, value in attributes if name in ("src", "href")]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  for index, trial in enumerate(plan_trials(SWEEP)):
+    directory = tmp_path / "trials" / trial.name
+    directory.mkdir(parents=True)
+    if index == 0:
+      result = {"status": "failed", "reason": "killed by <SIGKILL>"}
+    elif index == 1:
+      continue  # still waiting
+    else:
+      result = {"status": "done", "best_test_accuracy": 0.5 + index / 100, "last_test_accuracy": 0.5, "device": "cpu"}
+      lines = [{"epoch": e, "step": e, "test_accuracy": 0.1 * e + index / 100} for e in (1, 2, 3)]
+      (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (directory / "result.json").write_text(json.dumps(result))
+  return tmp_path
+
+
+def test_report_is_one_well_formed_file_that_loads_nothing(workdir):
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "python -m x --a='1;2'")
+  text = (workdir / "report.html").read_text()
+  checker = Checker()
+  checker.feed(text)
+  assert checker.open == []
+  assert checker.loaded == []
+  assert "A &lt;study&gt; &amp; more" in text
+  assert "killed by &lt;SIGKILL&gt;" in text
+  assert 'class="warn"' in text
+  assert "0.939" in text  # the paper's model C at (1,2,4)
+
+
+def test_report_of_nothing_yet(tmp_path):
+  write_report(SWEEP, build_study(SWEEP, tmp_path, None), tmp_path / "report.html", "")
+  assert "Nothing to draw yet" in (tmp_path / "report.html").read_text()
+
+
+def test_study_means_over_seeds(workdir):
+  study = build_study(SWEEP, workdir, DATA)
+  row = next(row for row in study.rows if row.label == "32,32,32")
+  values = row.cells[0].accuracies
+  assert len(values) == 2
+  assert row.cells[0].mean == pytest.approx(sum(values) / 2)
+  assert "±" in row.cells[0].text
+  assert row.cells[0].paper == 0.972
+  assert study.rows[0].cells[0].text.startswith("0.5")  # the failed seed is left out of the mean
+
+
+def test_papers_numbers():
+  table = paper_numbers("table1_svhn")
+  assert len(table) == 78  # 20 rows x 4 models, (8,8,8) is missing for A and B
+  assert table["8,8,8", "C"] == 0.970
+  assert ("8,8,8", "A") not in table
+  assert paper_numbers("table3_first_last")["1,2,4 + first + last", "B"] == 0.961
+  assert paper_numbers("") == {}
+
+
+def test_a_trials_command_gives_its_config_back():
+  for trial in plan_trials(SWEEP):
+    words = shlex.split(trial_command(trial))
+    values = new_flags()
+    flags.DEFINE_string("config", "", "", values)
+    flags.DEFINE_string("workdir", "", "", values)
+    line = parse(values, words[3:], "", config=TrialConfig)
+    config = load_config(line.flags.config, line.overrides, TrialConfig)
+    assert read(TrialConfig, config.to_dict()) == trial.config
+
+
+def test_report_command_names_a_wrong_directory(tmp_path, capsys):
+  assert main([f"--workdir={tmp_path}"]) == 2
+  assert re.match(r"error: --workdir: .* holds no sweep.json", capsys.readouterr().err)
+
+
+@given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.booleans())
+def test_ticks_enclose_the_range(low, span, whole):
+  found = ticks(low, low + span, whole=whole)
+  assert 2 <= len(found) <= 9
+  assert found == sorted(set(found))
+  assert found[0] <= low + 1e-6
+  assert found[-1] >= low + span - 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e12), st.floats(0, 1)), max_size=5), st.booleans(), st.booleans())
+def test_any_points_can_be_drawn(points, log_x, lines):
+  drawing = chart([Series("<a>", tuple(points))], x_label="x", y_label="y", log_x=log_x, lines=lines)
+  assert "nan" not in drawing
+  assert "<a>" not in drawing
+
+
+def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
+  grid = GridConfig(bits=("1,2,4",), widths=(0.125,), backends=("emulated", "integer"), seeds=(0, 1))
+  sweep = SweepConfig(grid=grid, paper_table="table1_svhn", data=DataConfig("svhn"))
+  for trial in plan_trials(sweep):
+    directory = tmp_path / "trials" / trial.name
+    directory.mkdir(parents=True)
+    rate = 1280.0 if trial.config.model.backend == "integer" else 640.0
+    lines = [{"epoch": e, "step": 100 * e, "test_accuracy": 0.1 * e, "images_per_second": rate} for e in (1, 2)]
+    lines[1]["images_per_second"] *= trial.config.train.seed  # 0: unknown, and taken as the other epoch's
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = {"status": "done", "best_test_accuracy": 0.2, "last_test_accuracy": 0.2, "device": "cpu"}
+    (directory / "result.json").write_text(json.dumps(result))
+  study = build_study(sweep, tmp_path, DATA)
+  assert [(row.label, len(row.cells[0].trials), row.cells[0].paper) for row in study.rows] == [
+    ("1,2,4 emulated", 2, 0.878), ("1,2,4 integer", 2, 0.878),
+  ]  # fmt: skip
+  write_report(sweep, study, tmp_path / "report.html", "")
+  page = (tmp_path / "report.html").read_text()
+  curves = page[page.index("Training curves against time") :]
+  colors = re.findall(r'<polyline points="[^"]*" fill="none" stroke="(#\w+)"', curves)
+  assert len(colors) == 4
+  assert len(set(colors)) == 2
+  records = [{"step": 100, "images_per_second": 640.0}, {"step": 200, "images_per_second": 1280.0}]
+  assert seconds_of_training(records, 64) == [10.0, 15.0]
+
+
+def write_results(directory, *statuses):
+  sweep = dataclasses.replace(
+    SWEEP, grid=GridConfig(bits=("1,2,4",), widths=(0.25,), seeds=tuple(range(len(statuses))))
+  )
+  for trial, status in zip(plan_trials(sweep), statuses):
+    folder = directory / "trials" / trial.name
+    folder.mkdir(parents=True)
+    accuracy = 0.9 + 0.001 * trial.config.train.seed
+    numbers = {"best_test_accuracy": accuracy, "last_test_accuracy": accuracy} if status == "done" else {"reason": "x"}
+    (folder / "result.json").write_text(json.dumps({"status": status, **numbers}))
+  return sweep, build_study(sweep, directory, None)
+
+
+@pytest.mark.parametrize(
+  ("statuses", "text", "missing"),
+  [
+    (["done"], "0.900", ""),
+    (["diverged"], "diverged", "diverged"),
+    (["done", "done", "done"], "0.901 ± 0.001", ""),
+    (["done", "done", "diverged"], "0.901 ± 0.001 (2 of 3)", "1 diverged"),
+    (["done", "failed", "diverged"], "0.900 (1 of 3)", "1 diverged, 1 failed"),
+    (["failed", "failed", "diverged"], "1 diverged, 2 failed", "1 diverged, 2 failed"),
+  ],
+)
+def test_a_mean_says_of_how_many(tmp_path, statuses, text, missing):
+  sweep, study = write_results(tmp_path, *statuses)
+  cell = study.rows[0].cells[0]
+  assert (cell.text, cell.missing) == (text, missing)
+  write_report(sweep, study, tmp_path / "report.html", "")
+  page = (tmp_path / "report.html").read_text()
+  row = re.search(r"<tr><td>1,2,4</td>(.*?)</td>", page).group(1)
+  assert text in row
+  assert ('class="cell bad"' in row) == bool(missing)
+  assert missing in row
+  console = Console(width=200, record=True, file=io.StringIO())
+  console.print(study_table(study))
+  terminal = console.export_text()
+  assert text in terminal
+  assert missing in terminal
+
+
+DAMAGE = [b"", b"[]", b"5", b"null", b"{}", b'{"status": "done"}', b'{"status": 3}', b"\xff\xfe", b"[" * 100_000]
+DAMAGE += [
+  b'{"status": "done", "best_test_accuracy": null, "last_test_accuracy": 0.5}',
+  b'{"status": "done", "best_test_accuracy": 1e999, "last_test_accuracy": 0.5}',
+  b'{"status": "done", "best_test_accuracy": 0.5, "last_test_accuracy": 0.5, "images_per_second": "fast"}',
+  b'{"status": "failed"}',
+  b'{"status": "diverged", "reason": null}',
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_marks_its_trial_and_stops_nothing(workdir, damage):
+  trials = plan_trials(SWEEP)
+  (workdir / "trials" / trials[2].name / "result.json").write_bytes(damage)
+  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+  page = (workdir / "report.html").read_text()
+  assert "damaged" in page
+  assert sum(f"best 5{index}.00%" in page for index in range(3, 8)) == 5
+
+
+@pytest.mark.parametrize(
+  "damage", [*DAMAGE, b'{"epoch": 1}\n5\n[]\n{"epoch": null, "step": 1, "test_accuracy": "x"}\n']
+)
+def test_damaged_metrics_data_and_command_stop_nothing(workdir, damage):
+  trials = plan_trials(SWEEP)
+  (workdir / "data").mkdir()
+  for path in (
+    workdir / "trials" / trials[2].name / "metrics.jsonl",
+    workdir / "data/data.json",
+    workdir / "command.json",
+  ):
+    path.write_bytes(damage)
+  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+
+
+@pytest.mark.parametrize("damage", DAMAGE[:4] + DAMAGE[7:9])
+def test_a_damaged_config_of_a_sweep_is_one_line(tmp_path, capsys, damage):
+  (tmp_path / "sweep.json").write_bytes(damage)
+  assert main([f"--workdir={tmp_path}"]) == 2
+  assert "damaged" in capsys.readouterr().err
+
+
+TRIAL = {"status": "done", "best_test_accuracy": 0.5, "last_test_accuracy": 0.5}
+RESULTS = {
+  "no device": TRIAL | {"images_per_second": 5.0},
+  "a number of 400 digits": TRIAL | {"best_test_accuracy": 10**400},
+  "a rate of 400 digits": TRIAL | {"images_per_second": 10**400, "device": "cpu"},
+  "no UTF-8": {"status": "failed", "reason": "\ud800"},
+  "changed": seal(TRIAL) | {"best_test_accuracy": 0.9},
+}
+LINES = [
+  {"epoch": 10**400},
+  {"step": 10**400},
+  {"step": 1e308},
+  {"test_accuracy": 10**400},
+  {"images_per_second": 10**400},
+  {"images_per_second": 5e-324},
+]
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_no_record_of_one_trial_stops_the_report(workdir, kind):
+  name = plan_trials(SWEEP)[0].name
+  (workdir / "trials" / name / "result.json").write_text(json.dumps(RESULTS[kind]))
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
+  text = (workdir / "report.html").read_text()
+  assert len(re.findall(r"<summary><b>", text)) == len(plan_trials(SWEEP))
+  if kind not in ("no device", "no UTF-8"):
+    assert f"<b>{name}</b>: damaged: result.json is damaged" in text
+
+
+@pytest.mark.parametrize("fields", LINES, ids=str)
+def test_no_line_of_one_trial_stops_the_report(workdir, fields):
+  sweep = dataclasses.replace(SWEEP, grid=dataclasses.replace(SWEEP.grid, backends=("auto",)))
+  trial = plan_trials(sweep)[0]
+  directory = workdir / "trials" / trial.name
+  directory.mkdir()
+  line = {"epoch": 1, "step": 1, "test_accuracy": 0.5, "images_per_second": 3.0}
+  write_lines(directory / "metrics.jsonl", [line, line | {"epoch": 2, "step": 2} | fields])
+  write_report(sweep, build_study(sweep, workdir, DATA), workdir / "report.html", "")
+  assert "epoch 1: 0.500" in (workdir / "report.html").read_text()
+
+
+def test_a_trial_that_cannot_be_read_now_is_marked(workdir, monkeypatch):
+  name, read_bytes = plan_trials(SWEEP)[2].name, pathlib.Path.read_bytes
+
+  def refuse(self):
+    if self.parent.name == name:
+      raise PermissionError(errno.EACCES, "Permission denied", str(self))
+    return read_bytes(self)
+
+  monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
+  write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
+  assert f"<b>{name}</b>: failed: [Errno 13] Permission denied" in (workdir / "report.html").read_text()
+
+
+@pytest.mark.parametrize("lost", ["all", "grid", "train"])
+def test_a_sweep_without_a_field_is_one_line_and_its_report_stays(workdir, capsys, lost):
+  saved = json.loads(json.dumps(dataclasses.asdict(SWEEP)))
+  saved = {} if lost == "all" else {name: value for name, value in saved.items() if name != lost}
+  (workdir / "sweep.json").write_text(json.dumps(saved))
+  (workdir / "report.html").write_text("of yesterday")
+  assert main([f"--workdir={workdir}"]) == 2
+  error = capsys.readouterr().err
+  assert "sweep.json: config." in error
+  assert "is missing from this record" in error
+  assert (workdir / "report.html").read_text() == "of yesterday"
