@@ -53,15 +53,35 @@ class Saved:
     Raises:
       CheckpointError: the structure, a shape or a dtype differs.
     """
+    self._require_same(by_path(vars(like)), self.arrays)
+    return TrainState(**jax.tree_util.tree_map_with_path(lambda path, _: self.arrays[_name(path)], vars(like)))
 
+  def variables(self, like: TrainState) -> dict[str, Any]:
+    """The network's variables as they are tested; what else a state holds may be of another version.
+
+    Args:
+      like: a state of the same shapes; `jax.ShapeDtypeStruct` leaves will do.
+
+    Returns:
+      Collections by name.
+
+    Raises:
+      CheckpointError: a name, a shape or a dtype differs.
+    """
+    names = ("params", "batch_stats", "quantizers", "others", "average")
+    parts = {name: getattr(like, name) for name in names}
+    self._require_same(by_path(parts), {p: a for p, a in self.arrays.items() if p.partition("/")[0] in names})
+    restored = jax.tree_util.tree_map_with_path(lambda path, _: self.arrays[_name(path)], parts)
+    return dataclasses.replace(like, **restored).tested_variables
+
+  def _require_same(self, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     def describe(leaf: Any) -> str:
       return "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
 
-    wanted = _by_path(vars(like))
     differing = [
-      f"{path} is {describe(self.arrays.get(path))} there, {describe(wanted.get(path))} here"
-      for path in sorted(self.arrays.keys() | wanted.keys())
-      if describe(self.arrays.get(path)) != describe(wanted.get(path))
+      f"{path} is {describe(found.get(path))} there, {describe(wanted.get(path))} here"
+      for path in sorted(found.keys() | wanted.keys())
+      if describe(found.get(path)) != describe(wanted.get(path))
     ]
     if differing:
       more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
@@ -69,7 +89,6 @@ class Saved:
         f"{self.where} holds another state than this config makes with this version of the code and its libraries "
         f"({differing[0]}{more}); nothing was touched"
       )
-    return TrainState(**jax.tree_util.tree_map_with_path(lambda path, _: self.arrays[_name(path)], vars(like)))
 
 
 class Checkpoints:
@@ -108,7 +127,7 @@ class Checkpoints:
       return
     tree = vars(state)
     try:
-      self._manager.save(step, args=ocp.args.StandardSave(tree), custom_metadata={"digest": digest(_by_path(tree))})
+      self._manager.save(step, args=ocp.args.StandardSave(tree), custom_metadata={"digest": digest(by_path(tree))})
     except Exception as error:
       if _mentions(error, errno.ENOSPC) or _mentions(error, errno.EDQUOT):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory)) from error
@@ -193,7 +212,7 @@ class Checkpoints:
     try:
       template = self._template(step)
       folder = self._directory / str(step)
-      saved = _by_path(self._handler.restore(folder / ITEM, args=ocp.args.StandardRestore(template)))
+      saved = by_path(self._handler.restore(folder / ITEM, args=ocp.args.StandardRestore(template)))
       wanted = saved_digest(folder)
     except MemoryError as error:
       raise CheckpointError(f"{self._directory}: no memory to read checkpoint {step}; nothing was touched") from error
@@ -234,8 +253,13 @@ class Checkpoints:
     return name
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by path, which is the same for the lists and dicts that Orbax makes of all containers."""
+def by_path(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by path, which is the same for the lists and dicts that Orbax makes of all containers.
+
+  Example:
+    >>> by_path({"params": {"fc": [1, 2]}})
+    {'params/fc/0': 1, 'params/fc/1': 2}
+  """
   return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

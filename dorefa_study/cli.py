@@ -14,9 +14,11 @@ from absl import flags
 
 from dorefa_study.config_file import load_config as load_config
 from dorefa_study.errors import UsageError, did_you_mean
+from dorefa_study.groups import is_open
 from dorefa_study.paths import expand
 
-OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)")
+OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)|--?(?P<axis>(?:vary|zip)\.[^=]+)")
+"""A field of the config, or one of its axes: `--vary.FIELD` is `--config.vary.FIELD`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +143,15 @@ def _define_overrides(values: flags.FlagValues, arguments: Sequence[str], config
     if argument == "--":
       break
     match = OVERRIDE.match(argument)
-    if match and f"config.{match['field']}" not in values:
-      field = match["field"]
-      flag = flags.Flag(flags.ArgumentParser(), flags.ArgumentSerializer(), f"config.{field}", None, f"field {field}")
+    if match is None or (match["axis"] and not hasattr(config, match["axis"].partition(".")[0])):
+      continue
+    field = match["axis"] or match["field"]
+    name = field if match["axis"] else f"config.{field}"
+    if name not in values:
+      flag = flags.Flag(flags.ArgumentParser(), flags.ArgumentSerializer(), name, None, f"field {field}")
       flag.boolean = _declared(config, field) is bool  # --config.data.extra and --noconfig.data.extra
       flags.DEFINE_flag(flag, values, module_name="config")
-      found[field] = f"config.{field}"
+      found[field] = name
   return found
 
 
@@ -170,7 +175,9 @@ def _fields(config: Any, where: str) -> list[str]:
   lines = []
   for field in dataclasses.fields(config):
     hint = typing.get_type_hints(config)[field.name]
-    if dataclasses.is_dataclass(hint):
+    if is_open(hint):
+      lines.append(f"  --{where}.{field.name}.NAME: {described.get(field.name, '')}")
+    elif dataclasses.is_dataclass(hint):
       lines += _fields(hint, f"{where}.{field.name}")
     else:
       lines.append(f"  --{where}.{field.name}: {described.get(field.name, '')} (default: {field.default!r})")

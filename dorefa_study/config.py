@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from typing import Any
 
 from dorefa_jax.bits import BitWidths
-from dorefa_study.data.catalog import CATALOG
-from dorefa_study.errors import UsageError, did_you_mean, require
-from dorefa_study.models import ModelConfig
+from dorefa_jax.layer_bits import LayerBits
+from dorefa_study.data.catalog import check_name
+from dorefa_study.errors import UsageError, require
+from dorefa_study.groups import later
+from dorefa_study.groups import read as read
+from dorefa_study.methods import check_method
+from dorefa_study.models import NETWORKS, ModelConfig
+from dorefa_study.recipes import KINDS, check_optimizer, check_rate_schedule
+from dorefa_study.schedules import check_schedule, parse_schedule
 
-T = TypeVar("T")
+LARGEST_IMAGE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +26,18 @@ class DataConfig:
   """Which images a trial sees.
 
   Attributes:
-    name: "svhn", "street_digits", "cifar10" or "fashion_mnist".
+    name: a data set of the catalog, "folder", "npz", "tfds:NAME", or package.module:function.
     dir: a folder with a prepared TFDS directory or the data set's own files; "" looks in the usual places.
     extra: SVHN: mix train and extra, as the paper does.
     download: SVHN: download where no files are found.
     stand_in: use street_digits where SVHN is not found, instead of a download.
     train_size: number of training images, chosen once at random; 0 = all.
     test_size: number of test images, likewise.
-    image_size: side in pixels that images are resized to.
+    image_size: side in pixels that images are resized to; 0 leaves them as they are.
+    validation_size: number of training images held out, by which the best epoch is chosen too.
+    test_share: share of the images that are for testing, where the data come without a test split.
+    split_seed: seed of the splits.
+    stream: "never" keeps images on the device, "always" reads them as they are needed, "auto" does what fits.
   """
 
   name: str = "svhn"
@@ -40,13 +48,22 @@ class DataConfig:
   train_size: int = 0
   test_size: int = 0
   image_size: int = 40
+  validation_size: int = later(0)
+  test_share: float = later(0.2)
+  split_seed: int = later(0)
+  stream: str = later("auto")
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
-    require(self.name in CATALOG, f"{where}.name", f"one of {', '.join(CATALOG)}", self.name)
-    require(self.train_size >= 0, f"{where}.train_size", "an integer from 0 (0 = all)", self.train_size)
-    require(self.test_size >= 0, f"{where}.test_size", "an integer from 0 (0 = all)", self.test_size)
-    require(40 <= self.image_size <= 512, f"{where}.image_size", "an integer from 40 to 512", self.image_size)
+    check_name(self.name, f"{where}.name")
+    for name in ("train_size", "test_size"):
+      require(getattr(self, name) >= 0, f"{where}.{name}", "an integer from 0 (0 = all)", getattr(self, name))
+    fits = self.image_size == 0 or 8 <= self.image_size <= LARGEST_IMAGE
+    require(fits, f"{where}.image_size", f"an integer from 8 to {LARGEST_IMAGE}, or 0", self.image_size)
+    require(self.validation_size >= 0, f"{where}.validation_size", "an integer from 0", self.validation_size)
+    require(0 < self.test_share < 1, f"{where}.test_share", "a number between 0 and 1", self.test_share)
+    require(0 <= self.split_seed < 2**31, f"{where}.split_seed", "an integer from 0 to 2^31 - 1", self.split_seed)
+    require(self.stream in ("auto", "always", "never"), f"{where}.stream", "auto, always or never", self.stream)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +73,32 @@ class TrainConfig:
   Attributes:
     epochs: passes over the training images.
     batch_size: images a step; what is left of an epoch is dropped.
-    learning_rate: Adam's learning rate.
-    adam_epsilon: Adam's epsilon.
-    halve_at: fractions of the training after which the learning rate is halved.
+    learning_rate: largest learning rate.
+    adam_epsilon: epsilon of Adam and AdamW.
+    halve_at: fractions of the training after which the learning rate is halved, where the schedule is "halve".
     last_layer_l2: the loss gains half of this times the squared weights of the last layer.
     brightness: jitter, added to all pixels of an image, uniform in +- this, of 255.
     contrast: jitter, factor about each channel's mean, uniform between these two.
     checkpoint_every: steps between checkpoints; there is one at the end of every epoch too.
     seed: seed of initialization, batches and all noise.
+    optimizer: "adam", "adamw", "sgd(momentum=0.9, nesterov=True)", "lion", "muon", with arguments where wanted.
+    schedule: of the learning rate: "halve", "constant", "cosine", "linear", "step(at=(0.5, 0.75), factor=0.1)".
+    warmup: epochs in which the learning rate rises linearly from 0.
+    weight_decay: decay of weights: decoupled for adamw, lion and muon, added to gradients (L2) for adam and sgd.
+    decay_kinds: kinds of parameters that decay: "kernel", "bias", "norm", "quantizer".
+    clip_norm: largest norm of all gradients together; 0 = any.
+    clip_weights: kernels are clipped to +- this after each step, as BNN asks for; 0 = not.
+    label_smoothing: share of the labels that is spread over all classes.
+    ema: decay of a moving average of the parameters, which is what is tested; 0 = none.
+    pad_crop: pixels of padding around images, of which random crops are taken.
+    flip: mirror images left to right at random.
+    resized_crop: smallest and largest share of an image's area that a random crop covers before it is resized; () = no
+      crops.
+    init_from: where parameters start from: directory of a trial or of an Orbax checkpoint, or a msgpack file of flax.
+    init_except: a regular expression; parameters whose paths it is found in start fresh all the same.
+    distill_from: directory of a trial, whose logits are learned too.
+    distill_weight: share of the loss that is the distance to those logits.
+    distill_temperature: divides both logits before they are compared.
   """
 
   epochs: int = 200
@@ -76,20 +111,53 @@ class TrainConfig:
   contrast: tuple[float, ...] = (0.5, 1.5)
   checkpoint_every: int = 1000
   seed: int = 0
+  optimizer: str = later("adam")
+  schedule: str = later("halve")
+  warmup: float = later(0.0)
+  weight_decay: float = later(0.0)
+  decay_kinds: tuple[str, ...] = later(("kernel",))
+  clip_norm: float = later(0.0)
+  clip_weights: float = later(0.0)
+  label_smoothing: float = later(0.0)
+  ema: float = later(0.0)
+  pad_crop: int = later(0)
+  flip: bool = later(False)
+  resized_crop: tuple[float, ...] = later(())
+  init_from: str = later("")
+  init_except: str = later("")
+  distill_from: str = later("")
+  distill_weight: float = later(0.5)
+  distill_temperature: float = later(1.0)
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
     for name in ("epochs", "batch_size", "checkpoint_every"):
       require(getattr(self, name) >= 1, f"{where}.{name}", "an integer from 1", getattr(self, name))
       require(getattr(self, name) < 2**31, f"{where}.{name}", "an integer below 2^31", getattr(self, name))
-    for name in ("learning_rate", "adam_epsilon"):
+    for name in ("learning_rate", "adam_epsilon", "distill_temperature"):
       require(0 < getattr(self, name) < math.inf, f"{where}.{name}", "a number above 0", getattr(self, name))
+    for name in ("last_layer_l2", "warmup", "weight_decay", "clip_norm", "clip_weights"):
+      require(0 <= getattr(self, name) < math.inf, f"{where}.{name}", "a number from 0", getattr(self, name))
+    for name in ("label_smoothing", "ema"):
+      require(0 <= getattr(self, name) < 1, f"{where}.{name}", "a number from 0, below 1", getattr(self, name))
     require(all(0 <= f <= 1 for f in self.halve_at), f"{where}.halve_at", "fractions from 0 to 1", self.halve_at)
-    require(0 <= self.last_layer_l2 < math.inf, f"{where}.last_layer_l2", "a number from 0", self.last_layer_l2)
     require(0 <= self.brightness <= 255, f"{where}.brightness", "a number from 0 to 255", self.brightness)
     ordered = len(self.contrast) == 2 and 0 <= self.contrast[0] <= self.contrast[1] < math.inf
     require(ordered, f"{where}.contrast", "two numbers from 0, the smaller one first", self.contrast)
     require(0 <= self.seed < 2**31, f"{where}.seed", "an integer from 0 to 2^31 - 1", self.seed)
+    for kind in self.decay_kinds:
+      require(kind in KINDS, f"{where}.decay_kinds", f"of {', '.join(KINDS)}", kind)
+    require(0 <= self.pad_crop <= 64, f"{where}.pad_crop", "an integer from 0 to 64", self.pad_crop)
+    area = self.resized_crop
+    covers = not area or (len(area) == 2 and 0 < area[0] <= area[1] <= 1)
+    require(covers, f"{where}.resized_crop", "two shares of an area, the smaller one first, or ()", area)
+    require(0 <= self.distill_weight <= 1, f"{where}.distill_weight", "a number from 0 to 1", self.distill_weight)
+    try:
+      re.compile(self.init_except)
+    except re.error as error:
+      raise UsageError(f"{where}.init_except must be a regular expression, got {self.init_except!r}: {error}") from None
+    check_optimizer(self.optimizer, f"{where}.optimizer")
+    check_rate_schedule(self.schedule, f"{where}.schedule")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +169,44 @@ class TrialConfig:
     data: which images.
     model: which network.
     train: how.
+    method: a method of the library, with arguments where wanted, such as "lsq" or "fda_bnn(omega=0.2)"; or
+      package.module:function that makes `Quantizers`.
+    rules: bit widths of some layers, "PATTERN=W,A,G PATTERN=W,A,G": the first that matches a layer's path counts.
+    schedule: what changes while a trial trains, "bits=32,32,32@0.9 terms=9..18 noise=0.1..0:cosine".
   """
 
   bits: str = "32,32,32"
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
+  method: str = later("dorefa")
+  rules: str = later("")
+  schedule: str = later("")
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
-    parse_bits(self.bits, f"{where}.bits")
+    bits = parse_bits(self.bits, f"{where}.bits")
+    rules = parse_rules(self.rules, f"{where}.rules", bits)
+    check_method(self.method, f"{where}.method", [bits, *(widths for _, widths in rules.rules)])
+    check_schedule(self.schedule, f"{where}.schedule", self.method)
+    if self.model.name in NETWORKS and self.data.image_size:
+      smallest = NETWORKS[self.model.name].min_size
+      fits = self.data.image_size >= smallest
+      require(
+        fits, f"{where}.data.image_size", f"an integer from {smallest} for {self.model.name}", self.data.image_size
+      )
+
+
+def phase(config: TrialConfig, progress: float) -> TrialConfig:
+  """A trial as it is at a progress from 0 to 1: with the bit widths that its schedule has reached, for all layers.
+
+  Example:
+    >>> phase(TrialConfig("1,2,4", schedule="bits=32,32,32@0.9"), 0.95).bits
+    '32,32,32'
+  """
+  start = parse_bits(config.bits, "config.bits")
+  bits = parse_schedule(config.schedule, "config.schedule").bits_at(progress, start)
+  return config if bits is start else dataclasses.replace(config, bits=str(bits), rules="")
 
 
 def parse_bits(value: Any, where: str) -> BitWidths:
@@ -128,61 +224,14 @@ def parse_bits(value: Any, where: str) -> BitWidths:
     raise UsageError(f"{where}: {error}") from None
 
 
-def read(cls: type[T], values: Mapping[str, Any], where: str = "config", *, is_record: bool = False) -> T:
-  """A dataclass from nested mappings, every field checked.
-
-  Args:
-    cls: a dataclass whose fields are scalars, tuples of scalars or such dataclasses; where it
-      has a method `check(where)`, that is called.
-    values: {field: value}; what is missing takes its default.
-    where: name of `values`, for messages.
-    is_record: `values` are what a run has written of itself: nothing may be missing.
-
-  Returns:
-    The dataclass.
-
-  Raises:
-    UsageError: an unknown field, a wrong type, an illegal value, or a record that lacks a field.
+def parse_rules(text: str, where: str, default: BitWidths = BitWidths()) -> LayerBits:
+  """Bit widths by layer; UsageError names the field.
 
   Example:
-    >>> read(TrialConfig, {"model": {"width": 1}}).model.width
-    1.0
+    >>> str(parse_rules("fc=8,8,32", "config.rules").of("fc"))
+    '8,8,32'
   """
-  hints = typing.get_type_hints(cls)
-  fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-  for name in values:
-    if name not in fields:
-      raise UsageError(f"{where}: no field {name!r}" + did_you_mean(str(name), fields))
-  missing = sorted(fields - values.keys())
-  if missing and is_record:
-    raise UsageError(f"{where}.{missing[0]} is missing from this record, so that nobody knows what it was")
-  # Groups that are left out are read too: their defaults may be no legal values.
-  groups = [name for name in missing if dataclasses.is_dataclass(hints[name])]
-  given: dict[str, Any] = dict(values) | {name: {} for name in groups}
-  result = cls(**{name: _convert(value, hints[name], f"{where}.{name}", is_record) for name, value in given.items()})
-  check = getattr(result, "check", None)
-  if check is not None:
-    check(where)
-  return result
-
-
-def _convert(value: Any, hint: Any, where: str, is_record: bool) -> Any:
-  if dataclasses.is_dataclass(hint):
-    if not isinstance(value, Mapping):
-      raise UsageError(f"{where} must be a group of fields, got {value!r}")
-    return read(typing.cast(type, hint), value, where, is_record=is_record)
-  if isinstance(hint, types.GenericAlias):
-    element = hint.__args__[0]
-    if not isinstance(value, (tuple, list)):
-      raise UsageError(f"{where} must be a tuple, got {value!r}")
-    return tuple(_convert(item, element, f"{where}[{index}]", is_record) for index, item in enumerate(value))
-  names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-  if hint is float and is_number:
-    try:
-      return float(value)
-    except OverflowError:
-      raise UsageError(f"{where} must be a number that a float can hold, got one of {len(str(value))} digits") from None
-  if hint is typing.Any or type(value) is hint:
-    return value
-  raise UsageError(f"{where} must be {names[hint]}, got {value!r}")
+  try:
+    return LayerBits.parse(text, default)
+  except ValueError as error:
+    raise UsageError(f"{where}: {error}") from None

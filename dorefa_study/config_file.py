@@ -76,7 +76,7 @@ def _shipped(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _importing_from(folder: pathlib.Path) -> Iterator[None]:
-  """Lets a file import its neighbours, as a script does; what it imported is forgotten, as another folder may differ."""
+  """Lets a file import its neighbours, as a script does; they are forgotten, as those of another folder may differ."""
   before = set(sys.modules)
   sys.path.insert(0, str(folder.absolute()))
   try:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dorefa_study.models import multiply_adds
+from dorefa_study.config import TrialConfig
+from dorefa_study.costs import multiply_adds
 from dorefa_study.plan import Trial
 
 START_SECONDS = 20.0
@@ -17,6 +18,8 @@ START_SECONDS = 20.0
 
 OVERHEAD = 2.5
 """Time of a whole training step over that of the probe's convolutions alone, for the same MACs."""
+UNKNOWN_MACS = 10_000_000
+"""Of networks whose layers cannot be listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +46,28 @@ def estimate(trials: Sequence[Trial], train_images: int, workers: int) -> Estima
   Returns:
     The estimate.
   """
-  seconds_per_image: dict[tuple[float, int], float] = {}
+  speeds: dict[float, float] = {}
   seconds = []
   for trial in trials:
     config = trial.config
-    network = width, size = config.model.width, config.data.image_size
-    if network not in seconds_per_image:
-      macs = multiply_adds(config.model, size)
-      # Backward-input and backward-weight products: three times the forward pass.
-      seconds_per_image[network] = 3 * macs / _macs_per_second(width) * OVERHEAD
-    images = train_images // config.train.batch_size * config.train.batch_size * config.train.epochs
-    seconds.append(START_SECONDS + images * seconds_per_image[network])
+    width = config.model.get("width", 1.0)
+    if width not in speeds:
+      speeds[width] = _macs_per_second(width)
+    # Backward-input and backward-weight products: three times the forward pass.
+    seconds.append(START_SECONDS + 3 * relative_cost(config, train_images) / speeds[width] * OVERHEAD)
   return Estimate(tuple(seconds), max(sum(seconds) / workers, max(seconds)))
+
+
+def relative_cost(config: TrialConfig, train_images: int) -> float:
+  """Multiply-accumulates of all forward passes of a trial's training.
+
+  Args:
+    config: the trial.
+    train_images: in the data set.
+  """
+  size = config.data.image_size or 32
+  images = train_images // config.train.batch_size * config.train.batch_size * config.train.epochs
+  return float(images * (multiply_adds(config.model, (size, size, 3), 10) or UNKNOWN_MACS))
 
 
 def _macs_per_second(width: float) -> float:

@@ -14,7 +14,6 @@ from dorefa_study.config import parse_bits
 from dorefa_study.data.svhn import read_mat
 from dorefa_study.errors import UsageError, one_line_errors
 from dorefa_study.restore import require_channels, restore_trial
-from dorefa_study.steps import traced_bits
 from dorefa_study.trial import evaluate
 
 
@@ -34,13 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   absl_flags.DEFINE_string("bits", "", "W,A,G instead of the trial's own", values)
   flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
   directory, mat = flags.workdir, flags.mat
-  config, steps, state, channels = restore_trial(directory)
+  trained = restore_trial(directory)
   if not mat.is_file():
     raise UsageError(f"--mat: no file {str(mat)!r}")
   split = read_mat(mat)
-  require_channels(split, channels, f"--mat: {mat}")
-  bits = parse_bits(flags.bits or config.bits, "--bits")
-  accuracy = evaluate(steps, state, (jax.device_put(split.images), jax.device_put(split.labels)), traced_bits(bits))
+  require_channels(split, trained.shape[2], f"--mat: {mat}")
+  bits = parse_bits(flags.bits or trained.config.bits, "--bits")
+  steps = trained.steps if not flags.bits else trained.at_bits(bits)
+  accuracy = evaluate(steps, trained.variables, (jax.device_put(split.images), jax.device_put(split.labels)))
   share = np.bincount(split.labels).max() / len(split.labels)
   print(
     f"accuracy {accuracy:.2%} on {len(split.labels)} images of {mat} with bits {bits} (commonest digit: {share:.2%})"

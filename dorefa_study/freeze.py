@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ import numpy as np
 from absl import flags as absl_flags
 
 import dorefa_jax
+from dorefa_jax.bits import BitWidths
+from dorefa_jax.layer_bits import LayerBits
 from dorefa_study.cli import define_path, new_flags, parse
 from dorefa_study.config import TrialConfig, parse_bits
 from dorefa_study.data.dataset import DataError, Split
@@ -28,10 +31,10 @@ from dorefa_study.data.images import resize, to_unit
 from dorefa_study.data.loading import load_dataset
 from dorefa_study.data.svhn import read_mat
 from dorefa_study.errors import UsageError, one_line_errors
-from dorefa_study.models import build_model
+from dorefa_study.networks import LinenNetwork, NnxNetwork, Setting
 from dorefa_study.records import read_object
-from dorefa_study.restore import require_channels, restore_trial
-from dorefa_study.trial import DATA
+from dorefa_study.restore import Restored, require_channels, restore_trial
+from dorefa_study.results import DATA
 
 BATCH = 128
 ROUNDS = 15
@@ -80,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise UsageError(f"--output: a file in a directory that exists, got {str(output)!r}")
   if flags.mat and not flags.mat.is_file():
     raise UsageError(f"--mat: no file {str(flags.mat)!r}")
-  config, _, state, channels = restore_trial(directory)
-  bits = parse_bits(flags.bits or config.bits, "--bits")
+  trained = restore_trial(directory)
+  config, channels = trained.config, trained.shape[2]
+  bits = parse_bits(flags.bits, "--bits") if flags.bits else trained.setting.bits
   try:
     split = read_mat(flags.mat) if flags.mat else _own_images(config, directory)
   except DataError as error:  # a trial that was trained elsewhere
@@ -90,18 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     split, missing = None, str(error)
   if split is not None:
     require_channels(split, channels, f"--mat: {flags.mat}" if flags.mat else "config.data")
-  model = build_model(config.model).clone(backend="emulated")
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  size = trained.input_shape[:2]
+  model, variables, bits_of_call = _module(trained, bits)
   try:
-    size = config.data.image_size
-    packed = dorefa_jax.freeze(model, variables, bits=bits, input_shape=(size, size, channels))
+    packed = dorefa_jax.freeze(model, variables, bits=bits_of_call, input_shape=trained.input_shape)
   except ValueError as error:
     raise UsageError(f"bits {bits}: {error}") from error
   packed.save(output)
 
-  emulated = jax.jit(lambda images: model.apply(variables, images, bits=bits))
+  setting = Setting(bits, trained.setting.quantizers)
+  emulated = jax.jit(lambda images: trained.network_at("emulated").apply(trained.variables, images, setting)[0])
   file_size = output.stat().st_size
-  floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(state.params))
+  floats = sum(leaf.size * 4 for leaf in jax.tree.leaves(trained.variables["params"]))
   print(packed.summary())
   print(
     f"\n{output}: {file_size:,} bytes, {floats / file_size:.1f} times smaller than the float32 parameters ({floats:,})"
@@ -109,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if split is None:
     print(f"accuracy is not compared, there are no test images: {missing}")
   else:
-    print(_describe(compare(emulated, packed, split, config.data.image_size)))
+    print(_describe(compare(emulated, packed, split, size)))
   kernels = dorefa_jax.kernels.available()
   print(f"kernels: {kernels.path} ({kernels.reason})")
   for batch in (1, BATCH):
@@ -117,6 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     before, after = (median_ms(functools.partial(run, images)) for run in (emulated, packed))
     print(f"batch {batch}: {before:.2f} ms emulated, {after:.2f} ms packed, {before / after:.1f} times faster")
   return 0
+
+
+def _module(trained: Restored, bits: BitWidths | LayerBits) -> tuple[Any, Any, BitWidths | LayerBits | None]:
+  """What is frozen: module, variables, and bit widths for its call, None where it takes none."""
+  network = trained.network_at("emulated")
+  if isinstance(network, NnxNetwork):
+    return network.module(trained.variables, Setting(bits, trained.setting.quantizers)), None, None
+  assert isinstance(network, LinenNetwork)
+  return network.module, trained.variables, bits if network.takes_bits else None
 
 
 def _own_images(config: TrialConfig, directory: pathlib.Path) -> Split:
@@ -145,14 +158,17 @@ def _describe(agreement: Agreement) -> str:
 
 
 def compare(
-  before: Callable[[jax.Array], jax.Array], after: Callable[[jax.Array], jax.Array], split: Split, size: int
+  before: Callable[[jax.Array], jax.Array],
+  after: Callable[[jax.Array], jax.Array],
+  split: Split,
+  size: int | tuple[int, int],
 ) -> Agreement:
   """Reads all images with both models.
 
   Args:
     before, after: images to logits.
     split: images and labels.
-    size: side of the models' images.
+    size: height and width of the models' images.
 
   Returns:
     How they agree.

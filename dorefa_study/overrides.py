@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from dorefa_study.errors import UsageError, did_you_mean
+from dorefa_study.groups import is_open
 
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
@@ -38,9 +39,18 @@ def override(config: ml_collections.ConfigDict, field: str, text: str, declared:
   """
   *parents, name = field.split(".")
   node: Any = config
+  if not all([*parents, name]):
+    raise UsageError(f"config.{field}: a field has names with dots between")
   hint: Any = declared
   for depth, part in enumerate([*parents, name]):
     where = ".".join(["config", *field.split(".")[:depth]])
+    if is_open(hint):  # which checks its fields where the config is read
+      hint = hint if depth < len(parents) else Any
+      if depth < len(parents):
+        if part not in node:
+          _set(node, part, ml_collections.ConfigDict())
+        node = node[part]
+      continue
     hints = typing.get_type_hints(hint) if dataclasses.is_dataclass(hint) else None
     known = set(hints or ()) | (set(node) if isinstance(node, dict | ml_collections.ConfigDict) else set())
     if part not in known:
@@ -50,7 +60,21 @@ def override(config: ml_collections.ConfigDict, field: str, text: str, declared:
       if part not in node:
         _set(node, part, ml_collections.ConfigDict())
       node = node[part]
-  _set(node, name, typed(text, hint, f"config.{field}"))
+  is_raw = hint is Any and declared is not None and field.partition(".")[0] in ("vary", "zip")
+  _set(node, name, text if is_raw else literal(text) if hint is Any else typed(text, hint, f"config.{field}"))
+
+
+def literal(text: str) -> Any:
+  """What a Python literal stands for; any other text is itself.
+
+  Example:
+    >>> literal("0.5"), literal("auto"), literal("(1, 2)")
+    (0.5, 'auto', (1, 2))
+  """
+  try:
+    return _literal(text.strip())
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    return text
 
 
 def _set(node: ml_collections.ConfigDict | dict[str, Any], name: str, value: Any) -> None:

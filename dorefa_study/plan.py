@@ -1,28 +1,31 @@
-"""The trials of a sweep: the grid, their names, and how long they will take."""
+"""The trials of a sweep: what varies, their names, and how long they will take."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dorefa_jax.bits import BitWidths
 from dorefa_jax.ops import BACKENDS
+from dorefa_study.axes import Axes, Axis, paired, resolve
 from dorefa_study.config import DataConfig, TrainConfig, TrialConfig, parse_bits
 from dorefa_study.errors import UsageError
-from dorefa_study.models import ModelConfig, check_width
+from dorefa_study.groups import later, read, to_record
+from dorefa_study.models import ModelConfig
 
 PAPER_TABLES = ("", "table1_svhn", "table3_first_last")
+LONGEST_NAME = 180
 
 
 @dataclasses.dataclass(frozen=True)
 class GridConfig:
-  """The axes of a study; a trial for every combination.
+  """The paper's axes; a trial for every combination.
 
   Attributes:
-    bits: settings (W, A, G), as tuples or "W,A,G".
-    widths: channel widths of the model.
+    bits: settings (W, A, G), as tuples or "W,A,G"; none for the study's own.
+    widths: channel widths of the model; none for the model's own.
     first_last: pairs (quantize the first layer, quantize the last one).
     backends: backends of training, to compare them; none for the model's own.
     seeds: seeds of training.
@@ -36,12 +39,9 @@ class GridConfig:
 
   def check(self, where: str) -> None:
     """Raises UsageError for an axis that is empty, or a value that no run can use."""
-    for field in dataclasses.fields(self):
-      if field.name != "backends" and not getattr(self, field.name):
-        raise UsageError(f"{where}.{field.name} must have at least one value, got an empty tuple")
+    if not self.seeds:
+      raise UsageError(f"{where}.seeds must have at least one value, got an empty tuple")
     self.settings(f"{where}.bits")
-    for index, width in enumerate(self.widths):
-      check_width(width, f"{where}.widths[{index}]")
     for pair in self.first_last:
       if len(pair) != 2:
         raise UsageError(f"{where}.first_last must be pairs (first, last) of true or false, got {pair}")
@@ -69,11 +69,10 @@ class SweepConfig:
   Attributes:
     name: heads the report.
     paper_table: table of the paper whose numbers stand beside the results: "table1_svhn", "table3_first_last" or "".
-    grid: what varies.
-    data: data of all trials.
-    model: model of all trials; `width`, `quantize_first` and `quantize_last` come from the grid, and so does
-      `backend` where the grid has any.
-    train: recipe of all trials; `seed` comes from the grid.
+    grid: the paper's axes.
+    vary: further axes: {field of a trial: its values}.
+    zip: axes that are paired: the first values of all of them, the second ones, and so on.
+    bits, method, rules, schedule, data, model, train: those of all trials, where they do not vary.
   """
 
   name: str = "sweep"
@@ -82,31 +81,82 @@ class SweepConfig:
   data: DataConfig = DataConfig()
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
+  bits: str = later("32,32,32")
+  method: str = later("dorefa")
+  rules: str = later("")
+  schedule: str = later("")
+  vary: Axes = later(Axes())
+  zip: Axes = later(Axes())
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
     if self.paper_table not in PAPER_TABLES:
       known = ", ".join(repr(name) for name in PAPER_TABLES)
       raise UsageError(f"{where}.paper_table must be one of {known}, got {self.paper_table!r}")
+    parse_bits(self.bits, f"{where}.bits")
+
+  @property
+  def base(self) -> TrialConfig:
+    """The trial that everything varies of."""
+    return TrialConfig(self.bits, self.data, self.model, self.train, self.method, self.rules, self.schedule)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One cell of the grid.
+  """One point of a study.
 
   Attributes:
     name: its directory's name.
     bits: its bit widths.
     config: all of it.
+    point: (field, value) of each field that an axis gives.
   """
 
   name: str
   bits: BitWidths
   config: TrialConfig
+  point: tuple[tuple[str, Any], ...] = ()
+
+
+def find_axes(sweep: SweepConfig) -> list[Axis]:
+  """The axes of a study, the outermost first; channel widths come last, so that trials at once are of different shapes.
+
+  Args:
+    sweep: the study.
+
+  Raises:
+    UsageError: a field that does not exist, or is on two axes; a value of the wrong type.
+
+  Example:
+    >>> sweep = SweepConfig(vary=Axes(("method", "dorefa;bnn")), grid=GridConfig(bits=("1,1,4",)))
+    >>> [axis.fields for axis in find_axes(sweep)]
+    [('train.seed',), ('method',), ('model.quantize_first', 'model.quantize_last'), ('bits',), ('model.width',)]
+  """
+  base, grid, known = sweep.base, sweep.grid, dict(sweep.model.arguments)
+  free = [*resolve(sweep.vary, base, "--vary"), *paired(resolve(sweep.zip, base, "--zip"), "--zip")]
+  of_grid = [Axis(("train.seed",), tuple((seed,) for seed in grid.seeds))]
+  if grid.backends and "backend" in known:
+    of_grid.append(Axis(("model.backend",), tuple((backend,) for backend in grid.backends)))
+  if "quantize_first" in known and "quantize_last" in known:
+    own = (bool(known["quantize_first"]), bool(known["quantize_last"]))
+    pairs = grid.first_last if grid.first_last != GridConfig().first_last else (own,)
+    of_grid.append(Axis(("model.quantize_first", "model.quantize_last"), tuple((p[0], p[1]) for p in pairs)))
+  if grid.bits:
+    of_grid.append(Axis(("bits",), tuple((str(bits),) for bits in grid.settings())))
+  if grid.widths and "width" in known:
+    of_grid.append(Axis(("model.width",), tuple((width,) for width in grid.widths)))
+  # What varies otherwise goes before the grid's, which always has seeds, say.
+  taken = {field for axis in free for field in axis.fields}
+  if len(taken) < sum(len(axis.fields) for axis in free):
+    raise UsageError("--vary and --zip: a field is on two axes")
+  kept = [axis for axis in of_grid if not taken & set(axis.fields)]
+  axes = [*(axis for axis in kept if axis.fields == ("train.seed",)), *free]
+  axes += [axis for axis in kept if axis.fields != ("train.seed",)]
+  return sorted(axes, key=lambda axis: "train.seed" not in axis.fields)
 
 
 def plan_trials(sweep: SweepConfig) -> list[Trial]:
-  """All trials of a sweep, widths alternating so that several at once are of different shapes.
+  """All trials of a sweep.
 
   Args:
     sweep: the study.
@@ -114,42 +164,91 @@ def plan_trials(sweep: SweepConfig) -> list[Trial]:
   Returns:
     Trials with distinct names.
 
+  Raises:
+    UsageError: a trial that no run can use.
+
   Example:
     >>> sweep = SweepConfig(grid=GridConfig(bits=("1,2,4", "8,8,8"), widths=(0.5, 0.25)))
     >>> [trial.name for trial in plan_trials(sweep)]
     ['w0.5_1-2-4_s0', 'w0.25_1-2-4_s0', 'w0.5_8-8-8_s0', 'w0.25_8-8-8_s0']
   """
-  grid = sweep.grid
-  trials: dict[str, Trial] = {}
-  settings = [(bits, str(bits), str(bits).replace(",", "-")) for bits in grid.settings()]
-  # Copies of a config are made once for each value of its axes: grids may have hundreds of thousands of trials.
-  models = [
-    [_model(sweep.model, width, pair, backend) for width in grid.widths]
-    for backend, pair in itertools.product(grid.backends or (None,), grid.first_last)
+  axes, groups = find_axes(sweep), _Groups(sweep.base)
+  marks = [[_place_of(axis) + (axis.mark(point),) for point in axis.points] for axis in axes]
+  named = [
+    [(mark, tuple(zip(axis.fields, point))) for mark, point in zip(texts, axis.points)]
+    for axis, texts in zip(axes, marks)
   ]
-  for seed in grid.seeds:
-    train = dataclasses.replace(sweep.train, seed=seed)
-    for of_widths, (bits, text, mark) in itertools.product(models, settings):
-      for model, (start, marks) in of_widths:
-        name = f"{start}_{mark}{marks}_s{seed}"
-        config = TrialConfig(text, sweep.data, model, train)
-        if name in trials and trials[name].config != config:
-          raise UsageError(
-            f"config.grid.widths: {model.width} and {trials[name].config.model.width} are too close to tell apart"
-          )
-        trials[name] = Trial(name, bits, config)
+  trials: dict[str, Trial] = {}
+  for choice in itertools.product(*named):
+    point = tuple(pair for _, pairs in choice for pair in pairs)
+    name = _name([mark for mark, _ in choice])
+    config, bits = groups.trial(point)
+    if name in trials and trials[name].config != config:
+      name = f"{name}_{len(trials)}"
+    trials[name] = Trial(name, bits, config, point)
   return list(trials.values())
 
 
-def _model(
-  model: ModelConfig, width: float, pair: tuple[bool, ...], backend: str | None
-) -> tuple[ModelConfig, tuple[str, str]]:
-  """A model of the grid, and how the names of its trials begin and end."""
-  model = dataclasses.replace(model, width=width, quantize_first=pair[0], quantize_last=pair[1])
-  if backend is not None:
-    model = dataclasses.replace(model, backend=backend)
-  marks = ("_first" if pair[0] else "") + ("_last" if pair[1] else "") + (f"_{backend}" if backend else "")
-  return model, (f"w{width:g}", marks)
+def _place_of(axis: Axis) -> tuple[int]:
+  """Where an axis stands in a name: width, bits, exempt layers and backend, then what else varies, and seeds."""
+  places = {"model.width": 0, "bits": 1, "model.quantize_first": 2, "model.backend": 3, "train.seed": 5}
+  return (min(places.get(field, 4) for field in axis.fields),)
+
+
+def _name(marks: Iterable[tuple[int, str]]) -> str:
+  text = "_".join(mark for _, mark in sorted(marks, key=lambda mark: mark[0]) if mark) or "trial"
+  if len(text) > LONGEST_NAME:
+    import hashlib
+
+    text = f"{text[: LONGEST_NAME - 9]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+  return text
+
+
+class _Groups:
+  """Configs of trials, whose groups are read and checked once for each combination of their own fields."""
+
+  def __init__(self, base: TrialConfig):
+    self._base = base
+    self._records: dict[str, Any] = to_record(base)
+    self._read: dict[Any, Any] = {}
+    self._bits: dict[str, BitWidths] = {}
+    self._checked: set[Any] = set()
+
+  def trial(self, point: tuple[tuple[str, Any], ...]) -> tuple[TrialConfig, BitWidths]:
+    parts: dict[str, list[tuple[str, Any]]] = {}
+    for field, value in point:
+      group, _, inner = field.rpartition(".")
+      parts.setdefault(group, []).append((inner, value))
+    data, model, train = (self._group(name, tuple(parts.get(name, ()))) for name in ("data", "model", "train"))
+    own = dict(parts.get("", ()))
+    base = self._base
+    texts = (
+      own.get("bits", base.bits),
+      own.get("method", base.method),
+      own.get("rules", base.rules),
+      own.get("schedule", base.schedule),
+    )
+    config = TrialConfig(texts[0], data, model, train, *texts[1:])
+    key = (texts, model.name, data.image_size)
+    if key not in self._checked:
+      config.check("config")
+      self._checked.add(key)
+    if texts[0] not in self._bits:
+      self._bits[texts[0]] = parse_bits(texts[0], "config.bits")
+    return config, self._bits[texts[0]]
+
+  def _group(self, name: str, fields: tuple[tuple[str, Any], ...]) -> Any:
+    key = (name, fields)
+    if key not in self._read:
+      where = f"config.{name}"
+      changed: Mapping[str, Any] = self._records[name] | dict(fields)
+      kind = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}[name]
+      if kind is not ModelConfig:
+        self._read[key] = read(kind, changed, where)
+      else:
+        is_other = dict(fields).get("name", self._base.model.name) != self._base.model.name
+        self._read[key] = ModelConfig.from_fields(dict(fields) if is_other else changed, where, is_record=False)
+    return self._read[key]
 
 
 def duration(seconds: float) -> str:

@@ -9,19 +9,16 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 import dorefa_jax
 from dorefa_study.cli import new_flags, parse
 from dorefa_study.data.images import resize, to_unit
+from dorefa_study.data.pictures import FORMATS, MAX_PIXELS
+from dorefa_study.data.pictures import read_picture as read_picture
 from dorefa_study.errors import UsageError, one_line_errors
 from dorefa_study.paths import PathError, expand
 
 SHOWN = 3
-MAX_PIXELS = 16_000_000
-"""Pixels of the largest picture: reading and resizing it took up to 22 bytes for each, which is 350 MB."""
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What pictures of digits come in. Pillow reads many others, some of which (EPS) by running another program."""
 WORDS = f"MODEL.dorefa PICTURE [PICTURE ...]   ({', '.join(FORMATS)}; up to {MAX_PIXELS:,} pixels)"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc")
 """What XLA, and the kernels below it, say where memory ends."""
@@ -78,46 +75,6 @@ def _expanded(name: str) -> pathlib.Path:
 def _to_size(picture: np.ndarray, size: int) -> jax.Array:
   """A batch of one, resized."""
   return resize(jnp.asarray(picture)[None], size)
-
-
-def read_picture(path: pathlib.Path, channels: int) -> np.ndarray:
-  """A picture's pixels.
-
-  Args:
-    path: the file.
-    channels: 1 for grey, 3 for colour.
-
-  Returns:
-    [height, width, channels] uint8.
-
-  Raises:
-    UsageError: no such file, no picture in one of `FORMATS`, a damaged one, or one of more than `MAX_PIXELS` pixels.
-  """
-  try:
-    if not path.is_file():
-      raise UsageError(f"no file {str(path)!r}")
-    with Image.open(path, formats=FORMATS) as image:
-      if image.width * image.height > MAX_PIXELS:
-        raise UsageError(
-          f"{path}: {image.width}x{image.height} pixels are too many, at most {MAX_PIXELS:,} are read; make it smaller"
-        )
-      pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
-  except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    reason = f"it is none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else str(error)
-    raise UsageError(f"{str(path)!r} cannot be read as a picture: {reason}") from error
-  return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """The picture with 8 bits a channel, on white where it is transparent."""
-  if image.mode.startswith("I;16"):
-    return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-  if image.mode in ("I", "F"):
-    raise ValueError(f"its pixels have no known range (Pillow's mode {image.mode!r}); save it with 8 or 16 bits")
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-  return image
 
 
 def _load(path: pathlib.Path) -> dorefa_jax.PackedModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import html
 import itertools
 import json
@@ -19,13 +18,14 @@ from dorefa_study.charts import Series, chart
 from dorefa_study.cli import define_path, load_config, new_flags, parse
 from dorefa_study.commands import words_of
 from dorefa_study.config import TrialConfig, read
+from dorefa_study.costs import costs_of
 from dorefa_study.errors import UsageError, one_line_errors
-from dorefa_study.models import quantized_multiply_adds
+from dorefa_study.groups import to_record
 from dorefa_study.plan import SweepConfig, Trial
 from dorefa_study.records import read_object, write_text
 from dorefa_study.results import STATUSES, read_data_record, read_metrics
 from dorefa_study.runner import TrialState, describe
-from dorefa_study.study import Cell, Row, Study, all_states, build_study
+from dorefa_study.study import WIDTH, Cell, Study, all_states, build_study
 
 BASE_CONFIG = "configs/svhn.py"
 STYLE = """
@@ -97,20 +97,20 @@ def write_report(sweep: SweepConfig, study: Study, path: pathlib.Path, command: 
     f"<h1>{_text(sweep.name)}</h1>",
     _stand_in(study),
     f"<p>{finished} of {len(states)} trials have ended. {_data_line(study)}</p>",
-    "<h2>Accuracy by bit widths and channel width</h2>",
+    "<h2>Accuracy by setting</h2>",
     _heat_map(study, sweep),
     "<h2>Accuracy against cost</h2>",
     '<p class="soft">Cost of one image: multiply-accumulates times W times A, of the layers that the study '
     "quantizes; the exempt ones, the same in every setting of a model, are left out.</p>",
-    f'<div class="plots"><div>{_cost_chart(study, sweep)}</div></div>',
+    f'<div class="plots"><div>{_cost_chart(study)}</div></div>',
     "<h2>Training curves</h2>",
-    f'<div class="plots">{"".join(_curves(study, index) for index in range(len(study.models)))}</div>',
-    *(_time_curves(study) if sweep.grid.backends else []),
+    f'<div class="plots">{"".join(_curves(study, index) for index in range(len(study.columns)))}</div>',
+    *(_time_curves(study) if "model.backend" in study.varied else []),
     "<h2>Trials</h2>",
     "".join(_trial(state) for state in states),
     "<h2>How to run this again</h2>",
     f"<pre>{_text(command)}</pre>" if command else "",
-    f"<details><summary>Config</summary><pre>{_text(json.dumps(dataclasses.asdict(sweep), indent=2))}</pre></details>",
+    f"<details><summary>Config</summary><pre>{_text(json.dumps(to_record(sweep), indent=2))}</pre></details>",
   ]
   page = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -130,14 +130,14 @@ def trial_command(trial: Trial) -> str:
     A shell command, its directory under runs/.
   """
   base = read(TrialConfig, load_config(BASE_CONFIG, {}).to_dict())
-  overrides = _overrides(dataclasses.asdict(base), dataclasses.asdict(trial.config))
+  overrides = _overrides(to_record(base), to_record(trial.config))
   words = [*words_of("train"), f"--config={BASE_CONFIG}", *overrides, f"--workdir=runs/{trial.name}"]
   return shlex.join(words)
 
 
 def _overrides(base: Any, wanted: Any, field: str = "config") -> list[str]:
   if isinstance(wanted, dict):
-    return [line for name in wanted for line in _overrides(base[name], wanted[name], f"{field}.{name}")]
+    return [line for name in wanted for line in _overrides(base.get(name), wanted[name], f"{field}.{name}")]
   if base == wanted:
     return []
   return [f"--{field}={tuple(wanted) if isinstance(wanted, (tuple, list)) else wanted}"]
@@ -163,7 +163,7 @@ def _heat_map(study: Study, sweep: SweepConfig) -> str:
   values = [cell.mean for row in study.rows for cell in row.cells if cell.mean is not None]
   low, high = (min(values), max(values)) if values else (0.0, 1.0)
   # Results before costs: on a phone the columns further right are out of sight.
-  head = ["W,A,G", *(_text(model) for model in study.models), "training", "inference", "storage"]
+  head = ["setting", *(_text(model) for model in study.columns), "training", "inference", "storage"]
   lines = [f"<tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>"]
   for row in study.rows:
     cost = row.complexity
@@ -171,7 +171,7 @@ def _heat_map(study: Study, sweep: SweepConfig) -> str:
     cells = "".join(_heat_cell(cell, low, high) for cell in row.cells)
     lines.append(f"<tr><td>{_text(row.label)}</td>{cells}{''.join(f'<td>{value}</td>' for value in costs)}</tr>")
   paper = ", the paper's on SVHN below it" if sweep.paper_table else ""
-  seeds = ", mean and standard deviation over seeds" if len(sweep.grid.seeds) > 1 else ""
+  seeds = ", mean and standard deviation over seeds" if study.seeds > 1 else ""
   partial = (
     " A dashed frame marks cells with trials that diverged or failed, which no mean includes."
     if any(
@@ -203,27 +203,38 @@ def _heat_cell(cell: Cell, low: float, high: float) -> str:
   return f'<td class="cell{mark}" style="{colors}">{_text(cell.text)}{paper}</td>'
 
 
-def _cost_chart(study: Study, sweep: SweepConfig) -> str:
+def _cost_chart(study: Study) -> str:
   series = []
-  for index, width in enumerate(study.widths):
+  for index, column in enumerate(study.columns):
     points, labels = [], []
     for row in study.rows:
       cell = row.cells[index]
-      if cell.mean is not None:
-        points.append((_bit_operations(row, cell, sweep), cell.mean))
-        labels.append(f"{study.models[index]}, {row.label}: {cell.text}")
-    series.append(Series(f"model {study.models[index]} (width {width:g})", tuple(points), tuple(labels)))
+      operations = _bit_operations(cell, study)
+      if cell.mean is not None and operations:
+        points.append((operations, cell.mean))
+        labels.append(f"{column}, {row.label}: {cell.text}")
+    series.append(Series(_column_title(study, index), tuple(points), tuple(labels)))
   return chart(series, x_label="bit operations for one image", y_label="best test accuracy", log_x=True, lines=False)
 
 
-def _bit_operations(row: Row, cell: Cell, sweep: SweepConfig) -> float:
-  model = cell.trials[0].trial.config.model
-  macs = quantized_multiply_adds(model, sweep.data.image_size)
-  return float(macs * int(row.bits.weights) * int(row.bits.activations))
+def _column_title(study: Study, index: int) -> str:
+  column = study.columns[index]
+  if study.column_field == WIDTH:
+    return f"model {column}" if len(column) == 1 else column
+  return column if not study.column_field else f"{study.column_field.rpartition('.')[2]} {column}"
+
+
+def _bit_operations(cell: Cell, study: Study) -> float:
+  if not cell.trials:
+    return 0.0
+  data = study.data or {}
+  shape, classes = data.get("shape") or [40, 40, 3], data.get("classes") or 10
+  costs = costs_of(cell.trials[0].trial.config, (shape[0], shape[1], shape[2]), classes)
+  return 0.0 if costs is None else float(costs.inference)
 
 
 def _time_curves(study: Study) -> list[str]:
-  plots = "".join(_curves(study, index, by_time=True) for index in range(len(study.models)))
+  plots = "".join(_curves(study, index, by_time=True) for index in range(len(study.columns)))
   return [
     "<h2>Training curves against time</h2>",
     '<p class="soft">Seconds of training at each epoch\'s measured rate, without compilation and evaluation.</p>',
@@ -247,7 +258,7 @@ def _curves(study: Study, index: int, *, by_time: bool = False) -> str:
       one = Series(row.label, points, labels, color) if by_time else Series(row.label + seed, points, labels)
       series.append(one)
   drawing = chart(series, x_label="seconds" if by_time else "epoch", y_label="test accuracy")
-  return f"<div><h3>Model {_text(study.models[index])}</h3>{drawing}</div>"
+  return f"<div><h3>{_text(_column_title(study, index).capitalize())}</h3>{drawing}</div>"
 
 
 def _records(directory: pathlib.Path) -> list[dict[str, Any]]:

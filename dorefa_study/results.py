@@ -9,6 +9,8 @@ from typing import Any
 from dorefa_study.records import is_as_sealed, read_json, read_lines
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
+CHECKPOINTS, DATA = "checkpoints", "data.json"
+"""The folder of a trial's checkpoints, and the record of its images."""
 STATUSES = ("done", "diverged", "failed")
 """How a trial can end."""
 DAMAGED = "damaged"

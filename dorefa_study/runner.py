@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import pathlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from dorefa_study.errors import IN_USE, INTERRUPTED, USAGE_ERROR
-from dorefa_study.executors import LOG, Executor, Slot
+from dorefa_study.executors import LOG, Executor, Slot, SlotLostError
+from dorefa_study.groups import to_record
 from dorefa_study.plan import Trial
+from dorefa_study.queue import Queue
 from dorefa_study.records import read_json, read_object, seal, write_json
 from dorefa_study.results import DAMAGED, RESULT, read_result
 from dorefa_study.workdir import differing_fields
@@ -75,7 +77,13 @@ def load_states(trials: Sequence[Trial], workdir: pathlib.Path) -> list[TrialSta
 
 
 async def run_trials(
-  states: Sequence[TrialState], executor: Executor, arguments: Sequence[str], notify: Notify
+  states: Sequence[TrialState],
+  executor: Executor,
+  arguments: Sequence[str],
+  notify: Notify,
+  *,
+  cost: Callable[[Trial], float] = lambda trial: 0.0,
+  program: Callable[[Trial], Hashable] = lambda trial: trial.name,
 ) -> bool:
   """Runs every trial that has no result yet.
 
@@ -84,6 +92,8 @@ async def run_trials(
     executor: runs them.
     arguments: arguments of every trial's command, besides its directory.
     notify: told of each change, with a line for people.
+    cost: how long a trial will take, in any unit: the longest start first.
+    program: what it needs compiled; equal ones share it.
 
   Returns:
     Whether all trials were run; False after SIGINT, SIGTERM or SIGHUP, when those that ran have stopped. A trial
@@ -92,7 +102,9 @@ async def run_trials(
   waiting = [state for state in states if state.status in UNFINISHED]
   for state in waiting:
     state.status, state.result = "waiting", None
-  tasks = [asyncio.ensure_future(_work(waiting, slot, executor, arguments, notify)) for slot in executor.slots]
+  trials = [state.trial for state in waiting]
+  queue = Queue(waiting, costs=[cost(trial) for trial in trials], programs=[program(trial) for trial in trials])
+  tasks = [asyncio.ensure_future(_work(queue, slot, executor, arguments, notify)) for slot in executor.slots]
   work = asyncio.gather(*tasks)
   loop = asyncio.get_running_loop()
   stopped = False
@@ -117,10 +129,10 @@ async def run_trials(
 
 
 async def _work(
-  waiting: list[TrialState], slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify
+  queue: Queue[TrialState], slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify
 ) -> None:
-  while waiting:
-    state = waiting.pop(0)
+  while queue:
+    state = queue.take()
     try:
       await _run(state, slot, executor, arguments, notify)
     except asyncio.CancelledError:
@@ -129,8 +141,15 @@ async def _work(
     except OSError as error:  # a full disk ends this trial, not the sweep
       state.status, state.result = "failed", {"status": "failed", "reason": str(error)}
       notify(state, describe(state.result))
+    except SlotLostError as error:
+      state.status, state.attempt = "waiting", state.attempt - 1
+      notify(state, f"{error}; it goes on elsewhere")
+      queue.put_back(state, last=False)
+      return
     if state.status == "waiting" and state.attempt == 1:  # somebody else holds its directory
-      waiting.append(state)
+      queue.put_back(state, last=True)
+    else:
+      queue.ended(state)
 
 
 async def _run(state: TrialState, slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify) -> None:
@@ -169,7 +188,7 @@ def _prepare(trial: Trial, directory: pathlib.Path) -> str:
   Raises:
     OSError: a file cannot be read or written.
   """
-  wanted = dataclasses.asdict(trial.config)
+  wanted = to_record(trial.config)
   found = read_object(directory / CONFIG)
   # What is missing is made again; what is there and differs may be what the checkpoints were trained with.
   changed = differing_fields(_overlaid(wanted, found), wanted) if found else []

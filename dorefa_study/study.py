@@ -1,11 +1,10 @@
-"""The study as a table: what was measured, beside what the paper reports."""
+"""The study as a table: what was measured, setting by setting, beside what the paper reports."""
 
 from __future__ import annotations
 
 import collections
 import csv
 import dataclasses
-import itertools
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -13,16 +12,22 @@ from typing import Any
 
 from dorefa_jax import BitWidths, complexity
 from dorefa_jax.cost import Complexity
+from dorefa_study.axes import shown
 from dorefa_study.models import model_name, scheme_name
-from dorefa_study.plan import SweepConfig, plan_trials
+from dorefa_study.plan import SweepConfig, Trial, find_axes, plan_trials
 from dorefa_study.runner import TrialState, load_states
 
 PAPER = pathlib.Path(__file__).parent / "paper"
+MOST_COLUMNS = 12
+"""Values that an axis may have to stand as columns of a table."""
+SEED, WIDTH = "train.seed", "model.width"
+PAPERS_DATA = "svhn"
+"""The data set that the paper's tables are of: its numbers stand beside no others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One setting on one model, over all seeds.
+  """One setting in one column, over all seeds.
 
   Attributes:
     trials: states of its trials.
@@ -73,13 +78,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One setting of bit widths.
+  """One setting.
 
   Attributes:
-    label: the setting, which exempt layers are quantized, and the backend where several are compared.
+    label: the setting: bit widths, which exempt layers are quantized, and what else varies.
     bits: the bit widths.
     complexity: the paper's cost columns.
-    cells: one for each model.
+    cells: one for each column.
   """
 
   label: str
@@ -93,50 +98,106 @@ class Study:
   """All results of a sweep.
 
   Attributes:
-    models: names of the columns.
-    widths: channel widths of the models.
+    columns: names of the columns.
+    column_field: the field whose values they are, "" where there is one column.
     rows: settings, in the grid's order.
     data: the record of what the trials train on, None before it is known.
+    varied: fields that have more than one value, but for seeds.
+    seeds: number of seeds.
   """
 
-  models: tuple[str, ...]
-  widths: tuple[float, ...]
+  columns: tuple[str, ...]
+  column_field: str
   rows: tuple[Row, ...]
   data: dict[str, Any] | None
+  varied: tuple[str, ...]
+  seeds: int
 
 
-def build_study(sweep: SweepConfig, workdir: pathlib.Path, data: dict[str, Any] | None) -> Study:
+def build_study(
+  sweep: SweepConfig, workdir: pathlib.Path, data: dict[str, Any] | None, states: Sequence[TrialState] | None = None
+) -> Study:
   """Collects a sweep's results.
 
   Args:
     sweep: the study's config.
     workdir: its work directory.
     data: the record of the data used.
+    states: of all trials, where they are known; None reads them.
 
   Returns:
     The table.
   """
-  states = load_states(plan_trials(sweep), workdir)
-  paper = paper_numbers(sweep.paper_table)
-  rows = []
-  backends = sweep.grid.backends or (sweep.model.backend,)
-  for pair, bits, backend in itertools.product(sweep.grid.first_last, sweep.grid.settings(), backends):
-    kind = bits, tuple(pair), backend
-    mine = [state for state in states if (state.trial.bits, *_kind(state)) == kind]
-    label = str(bits) + scheme_name(mine[0].trial.config.model)
-    cells = []
-    for width in sweep.grid.widths:
-      trials = tuple(state for state in mine if state.trial.config.model.width == width)
-      cells.append(Cell(trials, paper.get((label, model_name(width)))))
-    label += f" {backend}" if sweep.grid.backends else ""
-    rows.append(Row(label, bits, complexity(bits), tuple(cells)))
-  models = tuple(model_name(width) for width in sweep.grid.widths)
-  return Study(models, sweep.grid.widths, tuple(rows), data)
+  states = load_states(plan_trials(sweep), workdir) if states is None else states
+  axes = find_axes(sweep)
+  varied = tuple(field for axis in axes for field in axis.fields if len(axis.points) > 1 and field != SEED)
+  column_field = _column_field(sweep, varied)
+  names = {_text(state, column_field): None for state in states}
+  columns = tuple(names)
+  is_papers = data is None or data["name"] == PAPERS_DATA
+  paper = paper_numbers(sweep.paper_table) if is_papers else {}
+  rows: dict[str, dict[str, list[TrialState]]] = {}
+  for state in states:
+    row = rows.setdefault(row_label(state.trial, varied, column_field), {name: [] for name in columns})
+    row[_text(state, column_field)].append(state)
+  built = []
+  for label, cells in rows.items():
+    bits = next(found for found in cells.values() if found)[0].trial.bits
+    scheme = str(bits) + scheme_name(next(found for found in cells.values() if found)[0].trial.config.model)
+    numbers = {name: paper.get((scheme, name)) if label.startswith(scheme) else None for name in columns}
+    built.append(Row(label, bits, complexity(bits), tuple(Cell(tuple(cells[name]), numbers[name]) for name in columns)))
+  seeds = next((len(axis.points) for axis in axes if SEED in axis.fields), 1)
+  return Study(columns, column_field, tuple(built), data, varied, seeds)
 
 
-def _kind(state: TrialState) -> tuple[tuple[bool, bool], str]:
-  model = state.trial.config.model
-  return (model.quantize_first, model.quantize_last), model.backend
+def row_label(trial: Trial, varied: Sequence[str], column_field: str) -> str:
+  """What a setting is called: bit widths first, then what else varies.
+
+  Args:
+    trial: one of the setting.
+    varied: fields that vary.
+    column_field: the one that the columns are of.
+
+  Example:
+    >>> trial = plan_trials(SweepConfig(bits="1,2,4"))[0]
+    >>> row_label(trial, ("train.learning_rate",), "")
+    '1,2,4 learning_rate 0.001'
+  """
+  point = dict(trial.point)
+  parts = [str(trial.bits) + scheme_name(trial.config.model)] if column_field != "bits" else []
+  for field in varied:
+    last = field.rpartition(".")[2]
+    if field in ("bits", column_field) or last in ("quantize_first", "quantize_last") or field not in point:
+      continue
+    value = shown(point[field])
+    # Names speak for themselves, numbers do not.
+    is_name = isinstance(point[field], str) and field in ("model.backend", "method", "model.name", "data.name")
+    parts.append(value if is_name else f"{last} {value or 'none'}")
+  return " ".join(parts) or trial.name
+
+
+def _column_field(sweep: SweepConfig, varied: Sequence[str]) -> str:
+  """The field whose values are columns: channel widths, or else the last that varies with few values."""
+  counts = {field: len(axis.points) for axis in find_axes(sweep) for field in axis.fields}
+  if WIDTH in varied:
+    return WIDTH
+  free = [field for field in varied if field not in ("bits", "model.backend") and counts[field] <= MOST_COLUMNS]
+  paired = {field for axis in find_axes(sweep) if len(axis.fields) > 1 for field in axis.fields}
+  otherwise = WIDTH if sweep.model.get("width") is not None else ""
+  return next((field for field in reversed(free) if field not in paired), otherwise)
+
+
+def _text(state: TrialState, field: str) -> str:
+  if not field:
+    return "accuracy"
+  group, _, name = field.rpartition(".")
+  config = state.trial.config
+  value: Any
+  if group == "model":
+    value = config.model.name if name == "name" else config.model.get(name)
+  else:
+    value = getattr(getattr(config, group) if group else config, name)
+  return model_name(value) if field == WIDTH else shown(value)
 
 
 def paper_numbers(table: str) -> dict[tuple[str, str], float]:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import functools
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from absl import flags as absl_flags
 from rich.console import Console
 
+from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_study.cli import define_path, load_config, new_flags, parse
 from dorefa_study.commands import words_of
 from dorefa_study.config import DataConfig, read
 from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
 from dorefa_study.executors import EXECUTORS
-from dorefa_study.plan import SweepConfig, duration, plan_trials
+from dorefa_study.groups import completed, to_record
+from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
+from dorefa_study.programs import program_key
 from dorefa_study.records import write_json
 from dorefa_study.runner import load_states, run_trials
+from dorefa_study.trackers import TRACKERS
 from dorefa_study.workdir import check_workdir, open_workdir
 
 CONFIG = "sweep.json"
@@ -48,14 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   console = Console()
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
-    check_workdir(workdir, CONFIG, dataclasses.asdict(sweep))
+    check_workdir(workdir, CONFIG, record_of(sweep), complete=complete)
     return _dry_run(sweep, workdir, flags, console)
   command = shlex.join([*words_of("sweep"), *arguments])
-  with open_workdir(workdir, CONFIG, dataclasses.asdict(sweep), made_again=("data",)):
+  with open_workdir(workdir, CONFIG, record_of(sweep), made_again=("data",), complete=complete):
     try:
       return _run(sweep, workdir, flags, console, command)
     except KeyboardInterrupt:
       return _stopped(command, console)
+
+
+def record_of(sweep: SweepConfig) -> dict[str, Any]:
+  """What a work directory holds of its study's config."""
+  return to_record(sweep)
+
+
+def complete(record: dict[str, Any]) -> dict[str, Any]:
+  """Such a record of an earlier version, with the fields that came later."""
+  return completed(SweepConfig, record)
 
 
 def _flags() -> absl_flags.FlagValues:
@@ -64,6 +79,7 @@ def _flags() -> absl_flags.FlagValues:
   define_path("workdir", None, "where all results go (default: runs/NAME_PRESET)", flag_values=values)
   absl_flags.DEFINE_boolean("dry_run", False, "print the plan, run nothing", values)
   absl_flags.DEFINE_integer("workers", 0, "trials at once (0: one for each core or GPU)", flag_values=values)
+  absl_flags.DEFINE_list("tracker", [], f"where metrics go too: {', '.join(TRACKERS)}", values)
   absl_flags.DEFINE_enum("executor", "local", list(EXECUTORS), "where trials run", values)
   return values
 
@@ -112,7 +128,11 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
           refresh()
 
       trial_flags = [f"--data_cache={(workdir / 'data').absolute()}"]
-      finished = asyncio.run(run_trials(states, executor, trial_flags, notify))
+      trial_flags += [f"--tracker={','.join(flags.tracker)}"] if flags.tracker else []
+      cost = functools.partial(_cost, data["train"])
+      finished = asyncio.run(
+        run_trials(states, executor, trial_flags, notify, cost=cost, program=lambda trial: program_key(trial.config))
+      )
   finally:
     executor.close()
   refresh()
@@ -127,6 +147,13 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
   line = f"report: {report}" + "".join(f" is out of date, it could not be written: {error}" for error in unwritten)
   console.print(line, markup=False, highlight=False, soft_wrap=True)
   return FAILED_TRIALS if unfinished or unwritten else 0
+
+
+def _cost(train_images: int, trial: Trial) -> float:
+  from dorefa_study.estimate import relative_cost
+
+  # Bits that the kernels do not compute take floats, which are several times as slow.
+  return relative_cost(trial.config, train_images) * (1 if max(jax.tree.leaves(trial.bits)) <= MAX_BITS else 4)
 
 
 def _stopped(command: str, console: Console) -> int:

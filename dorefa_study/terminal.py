@@ -26,11 +26,13 @@ PLAN_ROWS = 200
 
 def plan_table(trials: Sequence[Trial], estimate: Estimate) -> Table:
   """The trials of a sweep and how long each will take."""
-  table = Table("trial", "model", "W,A,G", "epochs", "seed", "about")
+  table = Table("trial", "network", "W,A,G", "method", "epochs", "seed", "about")
   for trial, seconds in zip(trials[:PLAN_ROWS], estimate.trials):
-    model, train = trial.config.model, trial.config.train
-    name = model_name(model.width) + scheme_name(model)
-    table.add_row(trial.name, name, str(trial.bits), str(train.epochs), str(train.seed), duration(seconds))
+    config, train = trial.config, trial.config.train
+    width = config.model.get("width")
+    name = config.model.name if width is None else f"{config.model.name} {model_name(width)}"
+    texts = (name + scheme_name(config.model), config.bits, config.method, str(train.epochs), str(train.seed))
+    table.add_row(trial.name, *texts, duration(seconds))
   if len(trials) > PLAN_ROWS:
     table.add_row(f"and {len(trials) - PLAN_ROWS:,} more")
   return table
@@ -38,7 +40,7 @@ def plan_table(trials: Sequence[Trial], estimate: Estimate) -> Table:
 
 def study_table(study: Study) -> Table:
   """The study: a row for each setting, a column for each model, the paper's number after ours."""
-  table = Table("W,A,G", "training", "inference", "storage", *study.models, title="best test accuracy (paper's)")
+  table = Table("setting", "training", "inference", "storage", *study.columns, title="best test accuracy (paper's)")
   for row in study.rows:
     cost = row.complexity
     costs = ["" if value is None else str(value) for value in (cost.training, cost.inference, cost.storage)]

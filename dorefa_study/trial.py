@@ -9,25 +9,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dorefa_jax
 from dorefa_study.checkpoints import Checkpoints, digest
-from dorefa_study.config import TrialConfig, parse_bits
-from dorefa_study.data import DataError, Dataset, Split
-from dorefa_study.data.cache import record
+from dorefa_study.config import TrialConfig, phase
+from dorefa_study.data import DataError, Dataset
+from dorefa_study.machine import describe_machine
 from dorefa_study.progress import Progress, Reporter
 from dorefa_study.records import append_line, read_object, seal, write_json, write_lines
-from dorefa_study.results import METRICS, RESULT, complete_epochs, read_metrics
-from dorefa_study.steps import Steps, TrainState, build_steps, traced_bits, weight_statistics, zero_totals
+from dorefa_study.results import CHECKPOINTS, DATA, METRICS, RESULT, complete_epochs, read_metrics
+from dorefa_study.session import Loaded, OnDevice, on_device
+from dorefa_study.starts import Teacher, find_teacher, start_from
+from dorefa_study.steps import Programs, Steps, TrainState, build_steps, zero_totals
+from dorefa_study.trackers import OpenTracker, Tracker, scalars
+from dorefa_study.weights import weight_statistics
 
-CHECKPOINTS, DATA = "checkpoints", "data.json"
 EVALUATION_BATCH = 500
 STEPS_BETWEEN_CHECKS = 20
 """The loss is read, and found to be finite or not, once in so many steps: reading waits for the device."""
+BATCH_TO_START_FROM = 64
+"""Images from which a method that learns something of activations starts."""
 
 
 class Interrupted(Exception):
@@ -40,25 +43,44 @@ class _Run:
 
   config: TrialConfig
   directory: pathlib.Path
-  steps: Steps
-  bits: dorefa_jax.BitWidths
+  programs: Programs
+  teacher: Teacher | None
   key: jax.Array
-  train: tuple[jax.Array, jax.Array]
-  test: tuple[jax.Array, jax.Array]
+  data: Loaded
   steps_per_epoch: int
   checkpoints: Checkpoints
   reporter: Reporter
   should_stop: Callable[[], bool]
+  started: float = dataclasses.field(default_factory=time.monotonic)
+  built: dict[str, Steps] = dataclasses.field(default_factory=dict)
+
+  def steps(self, step: int) -> Steps:
+    """The functions at a step: others where the schedule has changed the bit widths."""
+    total = self.steps_per_epoch * self.config.train.epochs
+    config = phase(self.config, step / total)
+    if config.bits not in self.built:
+      shape = self.data.dataset.train.images.shape
+      self.built[config.bits] = build_steps(
+        config,
+        channels=shape[3],
+        total_steps=total,
+        num_classes=self.data.dataset.num_classes,
+        size=(shape[1], shape[2]),
+        programs=self.programs,
+        teacher=self.teacher,
+      )
+    return self.built[config.bits]
 
 
 def run_trial(
   config: TrialConfig,
-  dataset: Dataset,
+  dataset: Dataset | Loaded,
   directory: pathlib.Path,
   *,
   reporter: Reporter,
   should_stop: Callable[[], bool] = lambda: False,
-  open_writer: Callable[[int], Any] | None = None,
+  open_tracker: OpenTracker | None = None,
+  programs: Programs | None = None,
 ) -> dict[str, Any]:
   """Trains, or goes on training, and returns the result, which `result.json` holds too.
 
@@ -71,7 +93,8 @@ def run_trial(
     directory: directory for metrics, checkpoints and result; may hold those of an earlier run of the same config.
     reporter: told about the progress.
     should_stop: asked after every step.
-    open_writer: makes a TensorBoard writer, told the step that training goes on from.
+    open_tracker: makes what is told of the metrics, told the step that training goes on from.
+    programs: compiled functions that other trials of this process share.
 
   Returns:
     The result: status "done", or "diverged" with a reason; accuracies; digests.
@@ -80,12 +103,14 @@ def run_trial(
     Interrupted: `should_stop` said so; a checkpoint is saved.
     DataError: there are fewer training images than a batch has, or other images than before; or a record is damaged.
     CheckpointError: a checkpoint cannot be read, and is not known to be damaged.
+    UsageError: the config asks for what the network, or another trial, does not have.
   """
-  run = _start(config, dataset, directory, reporter, should_stop)
+  data = dataset if isinstance(dataset, Loaded) else on_device(dataset, config.data)
+  run = _start(config, data, directory, reporter, should_stop, programs or Programs())
   status: dict[str, Any] = {"status": "done"}
   try:
     state = _resume(run)
-    writer = open_writer(int(state.step)) if open_writer else None
+    tracker = open_tracker(int(state.step)) if open_tracker else None
     for epoch in range(int(state.step) // run.steps_per_epoch, config.train.epochs):
       state, loss = _train_epoch(run, state, epoch)
       if not math.isfinite(loss):
@@ -93,7 +118,8 @@ def run_trial(
         break
       metrics = _end_epoch(run, state, epoch)
       append_line(directory / METRICS, seal(metrics))
-      _write_scalars(writer, metrics)
+      if tracker is not None:
+        tracker.log(metrics["step"], scalars(metrics))
       state = dataclasses.replace(state, totals=zero_totals(state.params))
       run.checkpoints.save(state)
       if epoch + 1 < config.train.epochs and should_stop():
@@ -102,43 +128,41 @@ def run_trial(
     run.checkpoints.close()
   result = status | _result(run, state, epochs_done=epoch if status["status"] == "diverged" else config.train.epochs)
   write_json(directory / RESULT, seal(result))
+  _finish(tracker, result)
   return result
 
 
 def _start(
-  config: TrialConfig, dataset: Dataset, directory: pathlib.Path, reporter: Reporter, should_stop: Callable[[], bool]
+  config: TrialConfig,
+  data: Loaded,
+  directory: pathlib.Path,
+  reporter: Reporter,
+  should_stop: Callable[[], bool],
+  programs: Programs,
 ) -> _Run:
-  steps_per_epoch = len(dataset.train.labels) // config.train.batch_size
+  images = len(data.dataset.train.labels)
+  steps_per_epoch = images // config.train.batch_size
   if steps_per_epoch == 0:
-    raise DataError(
-      f"config.train.batch_size: {config.train.batch_size} is more than the {len(dataset.train.labels)} training images"
-    )
-  data, before = record(dataset, config.data), read_object(directory / DATA)
+    raise DataError(f"config.train.batch_size: {config.train.batch_size} is more than the {images} training images")
+  new, before = data.record, read_object(directory / DATA)
   if (directory / DATA).exists() and not (before and isinstance(before.get("digest"), str)):
     raise DataError(
       f"{directory / DATA} is damaged, which says what images this trial began on; delete it to go on on "
-      f"{data['name']} ({data['source']})"
+      f"{new['name']} ({new['source']})"
     )
-  if before is not None and before["digest"] != data["digest"]:
+  if before is not None and before["digest"] != new["digest"]:
     raise DataError(
       f"{directory}: this trial began on {before.get('name')} ({before.get('source')}) and would go on on "
-      f"{data['name']} ({data['source']}), which holds other images; bring the first back, or name a new directory"
+      f"{new['name']} ({new['source']}), which holds other images; bring the first back, or name a new directory"
     )
-  write_json(directory / DATA, data)
-
-  def on_device(split: Split) -> tuple[jax.Array, jax.Array]:
-    return jax.device_put(split.images), jax.device_put(split.labels)
-
+  write_json(directory / DATA, new)
   return _Run(
     config=config,
     directory=directory,
-    steps=build_steps(
-      config, channels=dataset.train.images.shape[-1], total_steps=steps_per_epoch * config.train.epochs
-    ),
-    bits=traced_bits(parse_bits(config.bits, "config.bits")),
+    programs=programs,
+    teacher=find_teacher(config),
     key=jax.random.key(config.train.seed),
-    train=on_device(dataset.train),
-    test=on_device(dataset.test),
+    data=data,
     steps_per_epoch=steps_per_epoch,
     checkpoints=Checkpoints(directory / CHECKPOINTS),
     reporter=reporter,
@@ -151,12 +175,14 @@ def _resume(run: _Run) -> TrainState:
 
   An epoch whose record is lost is trained again, to the same bits: from the newest checkpoint before it.
   """
-  key = jax.random.fold_in(run.key, 0)
   records = read_metrics(run.directory)
   recorded = complete_epochs(records)
   last = (recorded + 1) * run.steps_per_epoch - 1
   newest = run.checkpoints.latest_step()
-  state = run.checkpoints.restore(jax.eval_shape(run.steps.init, key), at_most=last)
+  state = None
+  if newest is not None:
+    like = jax.eval_shape(run.steps(0).init, jax.random.key(0), _first_images(run))
+    state = run.checkpoints.restore(like, at_most=last)
   if newest is not None and newest > last:
     print(
       f"{METRICS} has no record of epoch {recorded + 1}, which checkpoint {newest} has passed; training goes on "
@@ -164,11 +190,20 @@ def _resume(run: _Run) -> TrainState:
       flush=True,
     )
   if state is None:
-    state = run.steps.init(key)
+    state = run.steps(0).init(jax.random.fold_in(run.key, 0), _first_images(run))
+    state = start_from(run.config, state) if run.config.train.init_from else state
   done = int(state.step) // run.steps_per_epoch
   if (run.directory / METRICS).exists():
     write_lines(run.directory / METRICS, records[:done])
   return state
+
+
+def _first_images(run: _Run) -> jax.Array | None:
+  """The images from which a method that learns starts; None for others, whose variables do not depend on images."""
+  if not run.steps(0).learns:
+    return None
+  order = epoch_order(run.config.train.seed, 0, len(run.data.train[1]), BATCH_TO_START_FROM)
+  return run.data.train[0][jnp.asarray(order)]
 
 
 def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
@@ -193,13 +228,17 @@ def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
 def _train_epoch(run: _Run, state: TrainState, epoch: int) -> tuple[TrainState, float]:
   """Trains to the end of the epoch, or to a loss that is not finite; returns the epoch's mean loss."""
   batch_size, count = run.config.train.batch_size, run.steps_per_epoch
-  batches = epoch_order(run.config.train.seed, epoch, len(run.train[1]), count * batch_size).reshape(count, batch_size)
+  images, labels = run.data.train
+  batches = epoch_order(run.config.train.seed, epoch, len(labels), count * batch_size).reshape(count, batch_size)
   step_key = jax.random.fold_in(run.key, 1)
+  teaching = None if run.teacher is None else run.teacher.variables
   first = position = int(state.step) - epoch * count
   start: float | None = None
   loss = 0.0
   while position < count:
-    state = run.steps.train(state, *run.train, batches[position], step_key, run.bits)
+    steps = run.steps(epoch * count + position)
+    control = steps.control(epoch * count + position)
+    state = steps.train(state, images, labels, batches[position], step_key, control, teaching)
     position += 1
     if start is None:  # the first step of a process compiles
       jax.block_until_ready(state.step)
@@ -225,40 +264,46 @@ def _train_epoch(run: _Run, state: TrainState, epoch: int) -> tuple[TrainState, 
 def _end_epoch(run: _Run, state: TrainState, epoch: int) -> dict[str, Any]:
   count, batch_size = run.steps_per_epoch, run.config.train.batch_size
   last = run.reporter.last
-  totals = jax.device_get(state.totals)
-  squares = {layer: float(value) / count for layer, value in totals["gradient_squares"].items()}
+  totals, params = jax.device_get((state.totals, state.params))
+  steps = run.steps(int(state.step) - 1)
+  validation = run.data.validation
+  held_out = {} if validation is None else {"validation_accuracy": evaluate(steps, state, validation)}
   return {
     "epoch": epoch + 1,
     "step": int(state.step),
     "train_loss": float(totals["loss"]) / count,
     "train_accuracy": float(totals["correct"]) / (count * batch_size),
-    "test_accuracy": evaluate(run.steps, state, run.test, run.bits),
-    "learning_rate": float(run.steps.learning_rate(int(state.step) - 1)),
+    "test_accuracy": evaluate(steps, state, run.data.test),
+    **held_out,
+    "learning_rate": steps.learning_rate(int(state.step) - 1),
     "images_per_second": last.images_per_second if last else 0.0,
-    "gradient_rms": {layer: math.sqrt(value) for layer, value in squares.items()},
-    "weights": weight_statistics(state.params),
+    "gradient_rms": {layer: math.sqrt(float(value) / count) for layer, value in totals["gradient_squares"].items()},
+    "sign_flips": {layer: float(value) / count for layer, value in totals["flips"].items()},
+    "weights": weight_statistics(params),
   }
 
 
-def evaluate(steps: Steps, state: TrainState, test: tuple[jax.Array, jax.Array], bits: dorefa_jax.BitWidths) -> float:
-  """The share of test images that a state's model reads right.
+def evaluate(steps: Steps, state: TrainState | dict[str, Any], images: OnDevice, step: int = 1) -> float:
+  """The share of images that a network reads right.
 
   Args:
     steps: the trial's functions.
-    state: parameters and statistics.
-    test: images and labels, on the device.
-    bits: traced bit widths.
+    state: of a training, or the network's variables.
+    images: images and labels, on the device.
+    step: at which the numbers of the method are taken, where they change; a restored trial's end is at 1.
 
   Returns:
     Accuracy, 0 to 1.
   """
-  total = len(test[1])
+  variables = state.tested_variables if isinstance(state, TrainState) else state
+  control = steps.control(int(state.step) if isinstance(state, TrainState) else step)
+  total = len(images[1])
   correct = 0
   for start in range(0, total, EVALUATION_BATCH):
     indices = np.arange(start, start + EVALUATION_BATCH, dtype=np.int32)
     valid = indices < total
     indices = np.where(valid, indices, 0)
-    correct += int(steps.evaluate(state.params, state.batch_stats, *test, indices, valid, bits))
+    correct += int(steps.evaluate(variables, *images, indices, valid, control))
   return correct / total
 
 
@@ -270,30 +315,31 @@ def _result(run: _Run, state: TrainState, epochs_done: int) -> dict[str, Any]:
       "has changed it; run again to train the missing ones again"
     )
   best = max(records, key=lambda line: line["test_accuracy"], default=None)
+  chosen = max(records, key=lambda line: line.get("validation_accuracy", 0.0), default=None)
   rates = [line["images_per_second"] for line in records if line.get("images_per_second")]
-  device = jax.devices()[0]
+  by_validation = {}
+  if run.data.validation is not None:
+    by_validation = {
+      "best_validation_accuracy": chosen["validation_accuracy"] if chosen else None,
+      "test_accuracy_by_validation": chosen["test_accuracy"] if chosen else None,
+      "epoch_by_validation": chosen["epoch"] if chosen else None,
+    }
   return {
     "best_test_accuracy": best["test_accuracy"] if best else None,
     "best_epoch": best["epoch"] if best else None,
     "last_test_accuracy": records[-1]["test_accuracy"] if records else None,
+    "last_train_loss": records[-1]["train_loss"] if records else None,
+    **by_validation,
     "epochs": len(records),
     "steps": int(state.step),
     "images_per_second": float(np.median(rates)) if rates else None,
+    "seconds": time.monotonic() - run.started,
     "params_digest": digest(state.params),
     "parameters": int(sum(jnp.size(leaf) for leaf in jax.tree.leaves(state.params))),
-    "device": f"{device.platform}: {device.device_kind}",
-    "versions": {"dorefa_jax": dorefa_jax.__version__, "jax": jax.__version__, "flax": flax.__version__},
+    **describe_machine(),
   }
 
 
-def _write_scalars(writer: Any, metrics: dict[str, Any]) -> None:
-  if writer is None:
-    return
-  for name in ("train_loss", "train_accuracy", "test_accuracy", "learning_rate", "images_per_second"):
-    writer.add_scalar(name, metrics[name], metrics["step"])
-  for layer, value in metrics["gradient_rms"].items():
-    writer.add_scalar(f"gradient_rms/{layer}", value, metrics["step"])
-  for layer, statistics in metrics["weights"].items():
-    for name, value in statistics.items():
-      writer.add_scalar(f"weights/{layer}/{name}", value, metrics["step"])
-  writer.flush()
+def _finish(tracker: Tracker | None, result: dict[str, Any]) -> None:
+  if tracker is not None:
+    tracker.finish(result)

@@ -8,14 +8,15 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from dorefa_study.data.dataset import DataError
 from dorefa_study.errors import InUseError, UsageError
 from dorefa_study.records import PARTIAL, read_object, remove_partial_files, write_json
 
 LOCK = ".lock"
+Complete: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @contextlib.contextmanager
@@ -26,6 +27,7 @@ def open_workdir(
   *,
   wait_seconds: float = 0.0,
   made_again: Sequence[str] = (),
+  complete: Complete = dict,
 ) -> Iterator[None]:
   """Makes a work directory for a config, or finds that it is one already, and holds it while it is used.
 
@@ -36,6 +38,7 @@ def open_workdir(
     wait_seconds: how long to wait for another process that holds it.
     made_again: names of folders that any run can make again: where there is nothing else, a failed first run leaves
       nothing.
+    complete: adds to a record of an earlier version the fields that came later.
 
   Yields:
     Nothing.
@@ -44,7 +47,7 @@ def open_workdir(
     UsageError: the directory cannot be written, or belongs to something else or to another config.
     InUseError: another process holds it.
   """
-  check_workdir(directory, name, config)
+  check_workdir(directory, name, config, complete=complete)
   made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
   with contextlib.ExitStack() as stack:
     try:
@@ -55,7 +58,7 @@ def open_workdir(
       if existing is None:
         write_json(directory / name, config)
       else:
-        _refuse_other(directory, existing, config)  # made by the process that held it until now
+        _refuse_other(directory, complete(existing), config)  # made by the process that held it until now
     except OSError as error:
       raise UsageError(f"--workdir: {directory} cannot be written ({error.strerror})") from None
     try:
@@ -79,11 +82,11 @@ def _remove_empty(folders: list[pathlib.Path]) -> None:
     folder.rmdir()
 
 
-def check_workdir(directory: pathlib.Path, name: str, config: dict[str, Any]) -> None:
+def check_workdir(directory: pathlib.Path, name: str, config: dict[str, Any], *, complete: Complete = dict) -> None:
   """Raises UsageError for a directory that belongs to something else or to another config.
 
   Args:
-    directory, name, config: as in `open_workdir`.
+    directory, name, config, complete: as in `open_workdir`.
   """
   if directory.exists() and not directory.is_dir():
     raise UsageError(f"--workdir: {directory} is a file; name a directory")
@@ -91,7 +94,7 @@ def check_workdir(directory: pathlib.Path, name: str, config: dict[str, Any]) ->
     existing = read_object(directory / name)
     if existing is None:
       raise UsageError(f"--workdir: {directory / name} is damaged; put its config back, or name a new directory")
-    _refuse_other(directory, existing, config)
+    _refuse_other(directory, complete(existing), config)
     return
   if not directory.is_dir():
     return

@@ -14,7 +14,7 @@ from dorefa_study.data.loading import load_dataset
 from dorefa_study.records import read_json, write_json
 
 RECORD, CONFIG = "data.json", "config.json"
-ARRAYS = ("train.images", "train.labels", "test.images", "test.labels")
+SPLITS = ("train", "test", "validation")
 
 
 def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
@@ -42,9 +42,10 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
   dataset = load_dataset(config)
   directory.mkdir(parents=True, exist_ok=True)
   (directory / RECORD).unlink(missing_ok=True)
-  arrays = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
-  for name, array in zip(ARRAYS, arrays):
-    np.save(directory / f"{name}.npy", array)
+  for name in SPLITS:
+    split = getattr(dataset, name)
+    for field, array in vars(split).items() if split is not None else ():
+      np.save(directory / f"{name}.{field}.npy", array)
   write_json(directory / CONFIG, dataclasses.asdict(config))
   write_json(directory / RECORD, record(dataset, config))  # last: it says that the rest is complete
   return dataset
@@ -57,15 +58,22 @@ def _read(config: DataConfig, directory: pathlib.Path) -> Dataset | None:
     complete = isinstance(kept, dict) and all(isinstance(kept.get(name), str) for name in ("name", "source", "digest"))
     if not complete or read_json(directory / CONFIG) != dataclasses.asdict(config):
       return None
-    # Unlike np.load this reads neither pickles nor archives.
-    train_images, train_labels, test_images, test_labels = (
-      np.lib.format.open_memmap(directory / f"{name}.npy", mode="r") for name in ARRAYS
+    train, test, validation = (
+      _read_split(directory, name) if name != "validation" or config.validation_size else None for name in SPLITS
     )
-    train, test = Split(train_images, train_labels), Split(test_images, test_labels)
-    dataset = Dataset(kept["name"], kept["source"], train, test)
+    assert train is not None
+    assert test is not None
+    names = tuple(str(name) for name in kept["class_names"])
+    dataset = Dataset(kept["name"], kept["source"], train, test, int(kept["classes"]), names, validation)
     return dataset if dataset.digest() == kept["digest"] else None
   except Exception:  # readers of damaged files raise many types, and what is lost here can be made again
     return None
+
+
+def _read_split(directory: pathlib.Path, name: str) -> Split:
+  # Unlike np.load this reads neither pickles nor archives.
+  fields = ("images", "labels")
+  return Split(*(np.lib.format.open_memmap(directory / f"{name}.{field}.npy", mode="r") for field in fields))
 
 
 def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:
@@ -76,14 +84,18 @@ def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:
     config: what was asked for.
 
   Returns:
-    Name, source, sizes, digest, and whether another set stands in.
+    Name, source, sizes, classes, digest, and whether another set stands in.
   """
   return {
     "name": dataset.name,
     "asked_for": config.name,
-    "stand_in": dataset.name != config.name,
+    "stand_in": config.stand_in and dataset.name != config.name,
     "source": dataset.source,
     "train": len(dataset.train.labels),
     "test": len(dataset.test.labels),
+    "validation": len(dataset.validation.labels) if dataset.validation else 0,
+    "classes": dataset.num_classes,
+    "class_names": list(dataset.class_names),
+    "shape": list(dataset.train.images.shape[1:]),
     "digest": dataset.digest(),
   }

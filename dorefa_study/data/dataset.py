@@ -16,7 +16,7 @@ class Split:
 
   Attributes:
     images: [n, height, width, channels] uint8.
-    labels: [n] int32, 0 to 9.
+    labels: [n] int32, 0 to the number of classes less one.
   """
 
   images: np.ndarray
@@ -32,12 +32,18 @@ class Dataset:
     source: where they came from.
     train: training split.
     test: test split.
+    num_classes: number of classes.
+    class_names: what they are called, in order; () where nobody knows.
+    validation: images held out of the training split; None where there are none.
   """
 
   name: str
   source: str
   train: Split
   test: Split
+  num_classes: int = 10
+  class_names: tuple[str, ...] = ()
+  validation: Split | None = None
 
   def digest(self) -> str:
     """A hash of all images and labels, for the records of a run.
@@ -48,20 +54,21 @@ class Dataset:
       '098059'
     """
     sha = hashlib.sha256()
-    for split in (self.train, self.test):
+    for split in (self.train, self.test, *([self.validation] if self.validation else [])):
       for array in (split.images, split.labels):
         sha.update(repr((array.shape, str(array.dtype))).encode())
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()[:16]
 
 
-def check_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
+def check_split(images: np.ndarray, labels: np.ndarray, where: str, num_classes: int = 10) -> Split:
   """A split, or a DataError that says what is wrong with it and where.
 
   Args:
-    images: should be [n, height, width, 1 or 3] uint8.
-    labels: should be [n] integers, 0 to 9.
+    images: should be [n, height, width, channels] uint8.
+    labels: should be [n] integers from 0.
     where: file or directory, for the message.
+    num_classes: number of classes.
 
   Returns:
     The split, with labels as int32.
@@ -75,19 +82,21 @@ def check_split(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
       ...
     dorefa_study.errors.DataError: a.mat: labels must be 0 to 9, found 12 at image 0
   """
-  if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
-    raise DataError(
-      f"{where}: images must be [n, height, width, 1 or 3] uint8, found {list(images.shape)} {images.dtype}"
-    )
+  if images.ndim != 4 or images.dtype != np.uint8:
+    hint = "; scale them to 0..255 and round" if np.issubdtype(images.dtype, np.floating) else ""
+    found = f"found {list(images.shape)} {images.dtype}{hint}"
+    raise DataError(f"{where}: images must be [n, height, width, channels] uint8, {found}")
+  if 0 not in images.shape and images.shape[1] <= 4 < images.shape[3]:
+    raise DataError(f"{where}: images must have their channels last, found {list(images.shape)}; transpose them")
   if len(images) == 0:
     raise DataError(f"{where}: no images")
   if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
     raise DataError(
       f"{where}: {len(images)} images need as many integer labels, found {list(labels.shape)} {labels.dtype}"
     )
-  wrong = np.flatnonzero((labels < 0) | (labels > 9))
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
   if len(wrong):
-    raise DataError(f"{where}: labels must be 0 to 9, found {labels[wrong[0]]} at image {wrong[0]}")
+    raise DataError(f"{where}: labels must be 0 to {num_classes - 1}, found {labels[wrong[0]]} at image {wrong[0]}")
   return Split(images, labels.astype(np.int32))
 
 

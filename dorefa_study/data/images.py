@@ -6,21 +6,24 @@ import jax
 import jax.numpy as jnp
 
 
-def resize(images: jax.Array, size: int) -> jax.Array:
-  """Bilinear resize to a square, pixels kept whole numbers.
+def resize(images: jax.Array, size: int | tuple[int, int]) -> jax.Array:
+  """Bilinear resize, pixels kept whole numbers.
 
   Args:
     images: [n, height, width, channels] uint8.
-    size: side of the result.
+    size: height and width of the result, or the side of a square; 0 leaves images as they are.
 
   Returns:
-    [n, size, size, channels] float32, whole numbers in 0..255.
+    [n, height, width, channels] float32, whole numbers in 0..255.
 
   Example:
     >>> resize(jnp.full((1, 32, 32, 3), 7, jnp.uint8), 40).shape
     (1, 40, 40, 3)
   """
-  shape = (images.shape[0], size, size, images.shape[3])
+  height, width = (size, size) if isinstance(size, int) else size
+  if not height:
+    return images.astype(jnp.float32)
+  shape = (images.shape[0], height, width, images.shape[3])
   return jnp.round(jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=False))
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from dorefa_study.config import DataConfig
-from dorefa_study.data.catalog import CATALOG
+from dorefa_study.data.arrays import from_arrays, load_arrays, split_off
+from dorefa_study.data.catalog import CATALOG, Entry, entry_of
 from dorefa_study.data.dataset import DataError, Dataset, Split
+from dorefa_study.data.folder import load_folder
 from dorefa_study.data.prepared import is_prepared, load_prepared
 from dorefa_study.data.svhn import download_svhn
+from dorefa_study.objects import check_arguments, import_object, is_path, parse_call
 from dorefa_study.paths import PathError, expand
 
 STAND_IN = "street_digits"
@@ -35,15 +40,51 @@ def load_dataset(config: DataConfig) -> Dataset:
     'street_digits'
   """
   directory = find_directory(config)
-  generate = CATALOG[generated_name(config, directory) or config.name].generate
-  if generate is not None:
-    return generate(config.train_size, config.test_size)
-  if _downloads(config) and not (directory and is_prepared(directory, CATALOG[config.name].tfds_name)):
+  generated = generated_name(config, directory)
+  if generated is not None:
+    return _with_validation(_generate(generated, config), config)
+  if entry_of(config.name) is None:
+    return _with_validation(_cut(_load_own(config, directory), config), config)
+  if _downloads(config) and not (directory and is_prepared(directory, _entry(config).tfds_name)):
     directory = directory or _named(config) or pathlib.Path("data/svhn")
     download_svhn(directory, extra=config.extra)  # only what is not there yet
   if directory is None:
     raise DataError(_not_found(config))
-  return _cut(_load(config, directory), config)
+  return _with_validation(_cut(_load(config, directory), config), config)
+
+
+def _generate(name: str, config: DataConfig) -> Dataset:
+  generate = CATALOG[name].generate
+  assert generate is not None
+  return generate(config.train_size, config.test_size)
+
+
+def _load_own(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
+  """Somebody's own data, in a place or from a function."""
+  split: Any = {"test_share": config.test_share, "seed": config.split_seed}
+  if is_path(config.name):
+    call = parse_call(config.name, "config.data.name")
+    function = import_object(call.name, "config.data.name")
+    if not callable(function):
+      raise DataError(f"config.data.name: {call.name} must be a function that returns images and labels")
+    check_arguments(function, dict(call.arguments), "config.data.name")
+    return from_arrays(call.name.rpartition(":")[2], config.name, function(**dict(call.arguments)), **split)
+  assert directory is not None
+  if config.name == "folder":
+    return load_folder(directory, size=config.image_size, **split)
+  return load_arrays(directory, **split)
+
+
+def _with_validation(dataset: Dataset, config: DataConfig) -> Dataset:
+  """Holds out some of the training images."""
+  if not config.validation_size:
+    return dataset
+  if config.validation_size >= len(dataset.train.labels):
+    raise DataError(
+      f"config.data.validation_size: {config.validation_size} asked for, of {len(dataset.train.labels)} training images"
+    )
+  train, held_out = split_off(dataset.train, config.validation_size, config.split_seed, dataset.source)
+  return dataclasses.replace(dataset, train=train, validation=held_out)
 
 
 def generated_name(config: DataConfig, directory: pathlib.Path | None) -> str | None:
@@ -57,7 +98,8 @@ def generated_name(config: DataConfig, directory: pathlib.Path | None) -> str | 
     >>> generated_name(DataConfig("svhn", stand_in=True), None)
     'street_digits'
   """
-  if CATALOG[config.name].generate is not None:
+  entry = entry_of(config.name)
+  if entry is not None and entry.generate is not None:
     return config.name
   stands_in = directory is None and config.name == "svhn" and config.stand_in and not config.dir
   return STAND_IN if stands_in else None
@@ -74,8 +116,9 @@ def train_size(config: DataConfig, directory: pathlib.Path | None) -> int:
     >>> train_size(DataConfig("cifar10"), None)
     50000
   """
-  entry = CATALOG[generated_name(config, directory) or config.name]
-  return config.train_size or entry.train_sizes[config.extra]
+  entry = entry_of(generated_name(config, directory) or config.name)
+  known = entry.train_sizes[config.extra] if entry is not None else 0
+  return max(0, (config.train_size or known) - config.validation_size)
 
 
 def find_directory(config: DataConfig) -> pathlib.Path | None:
@@ -85,7 +128,8 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
     config: which data set.
 
   Returns:
-    A directory; None where the data are generated, are found nowhere, or are to be downloaded.
+    A directory, or a file of arrays; None where the data are generated, come from a function, are found nowhere, or
+    are to be downloaded.
 
   Raises:
     DataError: `config.dir` is given and does not exist or does not hold the data, which are not to be
@@ -95,7 +139,10 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
     >>> find_directory(DataConfig("street_digits")) is None
     True
   """
-  if CATALOG[config.name].generate is not None:
+  entry = entry_of(config.name)
+  if entry is None:
+    return _own_place(config)
+  if entry.generate is not None:
     if config.dir:
       raise DataError(f"config.data.dir: {config.name} are generated, and read from no directory; leave it empty")
     return None
@@ -105,6 +152,21 @@ def find_directory(config: DataConfig) -> pathlib.Path | None:
   if config.dir and not _downloads(config):
     raise DataError(_not_found(config))
   return None
+
+
+def _own_place(config: DataConfig) -> pathlib.Path | None:
+  if is_path(config.name):
+    if config.dir:
+      raise DataError(f"config.data.dir: {config.name} is a function; give it its own arguments, NAME(dir='...')")
+    return None
+  place = _named(config)
+  if place is None:
+    raise DataError(f"config.data.dir: needed, the place of the data where config.data.name is {config.name}")
+  if not place.exists() or (config.name == "folder" and not place.is_dir()):
+    raise DataError(
+      f"config.data.dir: no {'directory' if config.name == 'folder' else 'file or directory'} {str(place)!r}"
+    )
+  return place
 
 
 def _downloads(config: DataConfig) -> bool:
@@ -123,9 +185,14 @@ def _places(config: DataConfig) -> list[pathlib.Path]:
   places = [_expand(variable, "TFDS_DATA_DIR")] if variable else []
   with contextlib.suppress(PathError):  # a user without a home directory has none in it
     places.append(expand("~/tensorflow_datasets"))
-  # The last is where Debian's package dataset-fashion-mnist puts its files.
-  usual = ("data", f"data/{config.name}", "/usr/share/datasets/fashion-mnist")
-  return places + [pathlib.Path(place) for place in usual]
+  entry = _entry(config)
+  return places + [pathlib.Path(place) for place in ("data", f"data/{config.name}", *entry.places)]
+
+
+def _entry(config: DataConfig) -> Entry:
+  entry = entry_of(config.name)
+  assert entry is not None
+  return entry
 
 
 def _expand(path: str, where: str) -> pathlib.Path:
@@ -140,7 +207,7 @@ def _holds(config: DataConfig, directory: pathlib.Path) -> bool:
   try:
     if config.dir and not directory.is_dir() and (directory.exists() or not _downloads(config)):
       raise DataError(f"config.data.dir: no directory {str(directory)!r}")
-    entry = CATALOG[config.name]
+    entry = _entry(config)
     return is_prepared(directory, entry.tfds_name) or entry.has_files(directory)
   except OSError as error:
     if config.dir:
@@ -149,9 +216,10 @@ def _holds(config: DataConfig, directory: pathlib.Path) -> bool:
 
 
 def _load(config: DataConfig, directory: pathlib.Path) -> Dataset:
-  entry = CATALOG[config.name]
+  entry = _entry(config)
   if is_prepared(directory, entry.tfds_name):
-    return load_prepared(config.name, entry.tfds_name, directory, extra=config.extra)
+    options: Any = {"num_classes": entry.num_classes, "extra": config.extra}
+    return load_prepared(config.name, entry.tfds_name, directory, **options)
   if entry.load_files is None:  # a directory that has changed since it was found
     raise DataError(_not_found(config))
   return entry.load_files(directory, config.extra)
@@ -167,11 +235,11 @@ def _cut(dataset: Dataset, config: DataConfig) -> Dataset:
     return Split(split.images[chosen], split.labels[chosen])
 
   train = cut(dataset.train, config.train_size, "train")
-  return Dataset(dataset.name, dataset.source, train, cut(dataset.test, config.test_size, "test"))
+  return dataclasses.replace(dataset, train=train, test=cut(dataset.test, config.test_size, "test"))
 
 
 def _not_found(config: DataConfig) -> str:
-  entry = CATALOG[config.name]
+  entry = _entry(config)
   looked = ", ".join(str(place) for place in _places(config))
   files = f", or of {entry.files}" if entry.files else ""
   return (

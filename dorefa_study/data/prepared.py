@@ -22,13 +22,16 @@ def is_prepared(directory: pathlib.Path, tfds_name: str) -> bool:
   return any((directory / tfds_name).glob("**/dataset_info.json"))
 
 
-def load_prepared(name: str, tfds_name: str, directory: pathlib.Path, *, extra: bool = False) -> Dataset:
+def load_prepared(
+  name: str, tfds_name: str, directory: pathlib.Path, *, num_classes: int = 10, extra: bool = False
+) -> Dataset:
   """Reads a data set from a TFDS data directory.
 
   Args:
     name: our name of the data set.
     tfds_name: its name in TFDS.
     directory: the TFDS data directory, which holds a folder `tfds_name`.
+    num_classes: number of classes; 0 takes it from the directory's own description.
     extra: append the split "extra" to the training images.
 
   Returns:
@@ -37,14 +40,49 @@ def load_prepared(name: str, tfds_name: str, directory: pathlib.Path, *, extra: 
   Raises:
     DataError: a split is missing, the file format allows no random access, or the files are damaged.
   """
-  train = _read(tfds_name, directory, "train")
+  names = class_names(tfds_name, directory)
+  num_classes = num_classes or len(names)
+  if not num_classes:
+    raise DataError(f"{directory / tfds_name}: says nothing of its classes; images need a label that is a ClassLabel")
+  train = _read(tfds_name, directory, "train", num_classes)
   if extra:
     where = f"{directory / tfds_name}, split 'extra'"
-    train = join(train, _read(tfds_name, directory, "extra"), where)
-  return Dataset(name, f"TFDS {tfds_name} in {directory}", train=train, test=_read(tfds_name, directory, "test"))
+    train = join(train, _read(tfds_name, directory, "extra", num_classes), where)
+  test = _read(tfds_name, directory, _test_split(tfds_name, directory), num_classes)
+  kept = names if len(names) == num_classes else ()
+  return Dataset(name, f"TFDS {tfds_name} in {directory}", train, test, num_classes, kept)
 
 
-def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
+def class_names(tfds_name: str, directory: pathlib.Path) -> tuple[str, ...]:
+  """What the classes of a prepared data set are called, () where its description does not say.
+
+  Args:
+    tfds_name: name of the data set in TFDS.
+    directory: the TFDS data directory.
+
+  Example:
+    >>> class_names("cifar10", pathlib.Path("/nowhere"))
+    ()
+  """
+  for file in sorted((directory / tfds_name).glob("**/label.labels.txt")):
+    return tuple(line for line in file.read_text(errors="replace").splitlines() if line)
+  for file in sorted((directory / tfds_name).glob("**/features.json")):
+    features = ((read_object(file) or {}).get("featuresDict") or {}).get("features") or {}
+    count = (((features.get("label") or {}).get("classLabel") or {}).get("numClasses")) or 0
+    return tuple(str(index) for index in range(int(count)))
+  return ()
+
+
+def _test_split(tfds_name: str, directory: pathlib.Path) -> str:
+  """The name of the split for testing: some sets have one for validation alone, or keep the test's labels back."""
+  for info in (directory / tfds_name).glob("**/dataset_info.json"):
+    names = {split.get("name") for split in (read_object(info) or {}).get("splits") or [] if isinstance(split, dict)}
+    if "test" not in names and "validation" in names:
+      return "validation"
+  return "test"
+
+
+def _read(tfds_name: str, directory: pathlib.Path, split: str, num_classes: int) -> Split:
   import tensorflow_datasets as tfds
 
   where = f"{directory / tfds_name}, split {split!r}"
@@ -62,7 +100,7 @@ def _read(tfds_name: str, directory: pathlib.Path, split: str) -> Split:
     raise DataError(f"{where}: cannot be read ({type(error).__name__}: {error})") from error
   if not records:
     raise DataError(f"{where}: no images")
-  return check_split(_stack(records, "image", where), _stack(records, "label", where), where)
+  return check_split(_stack(records, "image", where), _stack(records, "label", where), where, num_classes)
 
 
 def _stack(records: list[Any], name: str, where: str) -> np.ndarray:

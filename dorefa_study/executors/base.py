@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOG = "log.txt"
 SECONDS_TO_STOP = 60.0
+
+
+class SlotLostError(Exception):
+  """A slot is gone with its machine: what ran in it was no attempt, and is to run elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Slot:
 
   Attributes:
     name: name for people.
-    environment: variables for the trial's process.
+    environment: variables for the process that trains there.
     core: the CPU core that the process is pinned to, None to leave it free.
   """
 
@@ -27,18 +30,32 @@ class Slot:
   environment: dict[str, str]
   core: int | None = None
 
-  def flags(self) -> list[str]:
-    """What the trial's command is told of its slot."""
-    return [] if self.core is None else [f"--core={self.core}"]
-
 
 class Executor(Protocol):
-  """Runs `python -m dorefa_study.train` in a slot until it ends or is cancelled."""
+  """Runs trials in slots, each in a process that goes on to the next one.
+
+  An executor is made of `(workers, environment)`: how many slots it is to have, 0 for as many as fit, and variables
+  for the processes, where these do not have their own.
+
+  Attributes:
+    slots: its slots.
+  """
 
   slots: Sequence[Slot]
 
+  def __init__(self, workers: int = 0, environment: Mapping[str, str] | None = None): ...
+
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
-    """Returns the exit code; minus the signal's number where one ended the process."""
+    """Trains one trial in a slot, until it ends or is cancelled.
+
+    Args:
+      arguments: of `dorefa_study.train`.
+      directory: of the trial; what is printed goes to the end of its log.
+      slot: one of `slots`, in which nothing else runs now.
+
+    Returns:
+      The exit code; minus the signal's number where one ended the process.
+    """
     ...
 
   def close(self) -> None:
@@ -46,11 +63,16 @@ class Executor(Protocol):
     ...
 
 
-def train_command(arguments: Sequence[str]) -> list[str]:
-  """The command line of a trial.
+def worker_command(slot: Slot, parent: int) -> list[str]:
+  """The command line of a process that trains the trials of a slot.
+
+  Args:
+    slot: the slot.
+    parent: number of the process with which it ends.
 
   Example:
-    >>> train_command(["--workdir=a"])[1:]
-    ['-m', 'dorefa_study.train', '--workdir=a']
+    >>> worker_command(Slot("core 1", {}, 1), 7)[1:]
+    ['-m', 'dorefa_study.worker', '--parent=7', '--core=1']
   """
-  return [sys.executable, "-m", "dorefa_study.train", *arguments]
+  core = [] if slot.core is None else [f"--core={slot.core}"]
+  return [sys.executable, "-m", "dorefa_study.worker", f"--parent={parent}", *core]

@@ -1,20 +1,19 @@
-"""Trials as subprocesses of this machine, one a core or device."""
+"""Trials in processes of this machine, one a core or device."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from dorefa_study.executors.base import LOG, ROOT, SECONDS_TO_STOP, Slot, train_command
+from dorefa_study.executors.base import Slot
+from dorefa_study.executors.worker_process import WorkerProcess
 
 
 class LocalExecutor:
-  """Subprocesses of this machine.
+  """Processes of this machine, one a slot, which train many trials each.
 
   On CPUs each is pinned to one core: small convolutions gain little from threads, and one
   process a core trains twice as much as one process on two.
@@ -23,27 +22,17 @@ class LocalExecutor:
   def __init__(self, workers: int = 0, environment: Mapping[str, str] | None = None):
     self.slots: Sequence[Slot] = local_slots(workers)
     self._environment = dict(environment or {})
+    self._workers: dict[int, WorkerProcess] = {}
 
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
-    """Runs one trial; when cancelled, lets it save where it stands."""
-    with open(directory / LOG, "ab") as log:
-      process = await asyncio.create_subprocess_exec(
-        *train_command([*arguments, *slot.flags(), f"--parent={os.getpid()}"]),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        cwd=ROOT,
-        env=self._environment | os.environ | slot.environment,
-        start_new_session=True,  # Ctrl-C reaches the sweep alone, which then asks its trials to stop
-      )
-    try:
-      return await process.wait()
-    except asyncio.CancelledError:
-      await _stop(process)
-      raise
+    """Trains one trial; when cancelled, lets it save where it stands."""
+    worker = self._workers.setdefault(id(slot), WorkerProcess(slot, self._environment))
+    return await worker.run(arguments, directory)
 
   def close(self) -> None:
-    """Nothing to give back."""
+    """Ends the processes."""
+    for worker in self._workers.values():
+      worker.close()
 
 
 def local_slots(workers: int) -> list[Slot]:
@@ -76,15 +65,3 @@ def _count_gpus() -> int:
   result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
   last_line = result.stdout.strip().rpartition("\n")[2]
   return int(last_line) if last_line.isdigit() else 0
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-  """Asks a process to save and end; ends it where it does not."""
-  with contextlib.suppress(ProcessLookupError):
-    process.terminate()
-  try:
-    await asyncio.wait_for(process.wait(), SECONDS_TO_STOP)
-  except (TimeoutError, asyncio.CancelledError):
-    with contextlib.suppress(ProcessLookupError):
-      process.kill()
-    await process.wait()

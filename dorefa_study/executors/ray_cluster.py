@@ -1,23 +1,28 @@
-"""Trials as tasks of a Ray cluster."""
+"""Trials on the machines of a Ray cluster, one a core or device."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib.util
+import logging
 import os
 import pathlib
 import signal
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dorefa_study.errors import UsageError
-from dorefa_study.executors.base import LOG, ROOT, SECONDS_TO_STOP, Slot, train_command
+from dorefa_study.executors.base import LOG, Slot, SlotLostError
+from dorefa_study.executors.worker_process import WorkerProcess
 
 
 class RayExecutor:
-  """Tasks of a Ray cluster whose machines share the work directory and this checkout."""
+  """Workers on the machines of a Ray cluster, which share the work directory and this code.
+
+  Each is an actor that is bound to its machine, and whose process is pinned to a core of it, as local ones are. A
+  machine that goes takes its slots along; its trials go on elsewhere.
+  """
 
   def __init__(self, workers: int = 0, environment: Mapping[str, str] | None = None):
     if importlib.util.find_spec("ray") is None:
@@ -27,61 +32,96 @@ class RayExecutor:
     self._ray = ray
     self._environment = dict(environment or {})
     address = os.environ.get("RAY_ADDRESS")
-    ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
-    resources = ray.cluster_resources()
-    self._gpus = 1 if resources.get("GPU", 0) >= 1 else 0
-    capacity = int(resources["GPU"] if self._gpus else resources.get("CPU", 1))
-    count = workers or capacity
-    self.slots: Sequence[Slot] = [Slot(f"ray {index}", {}) for index in range(count)]
+    # Ray writes of itself what nobody who runs a sweep can use; what is of use is in the log of a trial.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    ray.init(
+      address=address, include_dashboard=False, log_to_driver=False, logging_level="critical", configure_logging=False
+    )
+    self._places: dict[str, tuple[str, bool]] = {}
+    self._actors: dict[str, Any] = {}
+    self.slots: Sequence[Slot] = self._find_slots(workers)
+
+  def _find_slots(self, workers: int) -> list[Slot]:
+    """A slot for each GPU of the cluster, or each core where it has none, the machines taking turns."""
+    machines = [node for node in self._ray.nodes() if node["Alive"]]
+    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in machines)
+    kind = "GPU" if has_gpus else "CPU"
+    places = [
+      (index, node) for node in machines for index in range(int(node["Resources"].get(kind, 0)))
+    ]  # fmt: skip
+    places.sort(key=lambda place: place[0])
+    slots = []
+    for number in range(workers or len(places)):
+      index, node = places[number % len(places)]
+      name = f"{node['NodeManagerHostname']} {kind.lower()} {index}"
+      name += f" #{number // len(places) + 1}" if number >= len(places) else ""
+      name += f" ({node['NodeID'][:4]})" if len({n["NodeManagerHostname"] for n in machines}) < len(machines) else ""
+      slots.append(Slot(name, {}, None if has_gpus else index))
+      self._places[name] = node["NodeID"], has_gpus
+    return slots
 
   async def run(self, arguments: Sequence[str], directory: pathlib.Path, slot: Slot) -> int:
-    """Runs one trial as a task; a worker that dies counts as killed."""
-    task = self._ray.remote(num_cpus=0 if self._gpus else 1, num_gpus=self._gpus, max_retries=0)(run_blocking)
-    reference = task.remote(train_command(arguments), str(directory.absolute() / LOG), self._environment)
+    """Trains one trial; a worker that dies counts as killed, a machine that goes as no attempt."""
+    actor = self._actors.get(slot.name) or self._make_actor(slot)
+    reference = actor.run.remote(list(arguments), str(directory.absolute()))
     try:
       return int(await asyncio.wrap_future(reference.future()))
     except asyncio.CancelledError:
-      self._ray.cancel(reference)  # raises KeyboardInterrupt in the task, which stops its process
       with contextlib.suppress(Exception):
-        await asyncio.wait_for(asyncio.wrap_future(reference.future()), SECONDS_TO_STOP)
+        await asyncio.wrap_future(actor.stop.remote().future())
       raise
     except Exception as error:
-      with open(directory / LOG, "a") as log:
-        print(f"ray: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=log)
+      self._actors.pop(slot.name, None)
+      line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+      with contextlib.suppress(OSError), open(directory / LOG, "a") as log:
+        print(f"ray: {line}", file=log)
+      if not await self._is_alive(slot):
+        raise SlotLostError(f"the machine of {slot.name} is gone") from error
       return -signal.SIGKILL
 
   def close(self) -> None:
     """Leaves the cluster."""
     self._ray.shutdown()
 
+  async def _is_alive(self, slot: Slot) -> bool:
+    await asyncio.sleep(2)  # the cluster learns of it a moment later
+    return any(node["NodeID"] == self._places[slot.name][0] and node["Alive"] for node in self._ray.nodes())
 
-def run_blocking(command: Sequence[str], log_path: str, environment: dict[str, str]) -> int:
-  """Runs a trial's command to its end, its output appended to a log; an interrupt stops it gently.
+  def _make_actor(self, slot: Slot) -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node, has_gpus = self._places[slot.name]
+    options = {"num_cpus": 0 if has_gpus else 1, "num_gpus": 1 if has_gpus else 0, "max_restarts": 0}
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    actor = self._ray.remote(RemoteWorker).options(**options, scheduling_strategy=strategy)
+    self._actors[slot.name] = actor.remote(slot, self._environment, os.getcwd())
+    return self._actors[slot.name]
+
+
+class RemoteWorker:
+  """The actor: a worker process on the machine that it is on.
 
   Args:
-    command: program and arguments, which `--parent`, this process, is added to.
-    log_path: file for stdout and stderr.
-    environment: variables that are set where the process's own environment does not set them.
-
-  Returns:
-    The exit code.
+    slot: its slot; `core` counts the cores of the machine from 0.
+    environment: variables for the process.
+    directory: current directory of the sweep, from which relative paths and modules of its user are found.
   """
-  with open(log_path, "ab") as log:
-    process = subprocess.Popen(
-      [*command, f"--parent={os.getpid()}"],
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=log,
-      cwd=ROOT,
-      env=environment | os.environ,
-    )
-    try:
-      while process.poll() is None:  # an interrupt of a Ray task does not break a longer wait
-        time.sleep(0.2)
-    except KeyboardInterrupt:
-      process.terminate()
-      try:
-        process.wait(SECONDS_TO_STOP)
-      except subprocess.TimeoutExpired:
-        process.kill()
-    return process.wait()
+
+  def __init__(self, slot: Slot, environment: Mapping[str, str], directory: str):
+    with contextlib.suppress(OSError):
+      os.chdir(directory)
+    core = None
+    if slot.core is not None and hasattr(os, "sched_getaffinity"):
+      cores = sorted(os.sched_getaffinity(0))
+      core = cores[slot.core % len(cores)]
+    os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own; what a pinned process may use is its core
+    self._worker = WorkerProcess(Slot(slot.name, {}, core), environment)
+
+  async def run(self, arguments: list[str], directory: str) -> int:
+    """Trains one trial."""
+    return await self._worker.run(arguments, pathlib.Path(directory))
+
+  async def stop(self) -> None:
+    """Lets the trial save where it stands."""
+    await self._worker.stop()
