@@ -18,6 +18,8 @@ IN_USE = 4
 """What a trial tells its sweep where another process holds its directory: no failure."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+MOST_NAMES = 20
+"""Names that a message lists beside a hint."""
 DISK_ERRORS = frozenset({
   errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
   errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST,
@@ -104,7 +106,7 @@ def one_line_errors(main: Callable[..., int]) -> Callable[..., int]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-  """A hint at the nearest known word, and all of them.
+  """A hint at the nearest known word, and all of them where they are few or none is near.
 
   Args:
     word: the unknown word.
@@ -122,4 +124,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return "; there are none"
   close = difflib.get_close_matches(word, names, n=1)
   hint = f" did you mean '{close[0]}'?" if close else ""
+  if close and len(names) > MOST_NAMES:
+    return f";{hint}"
   return f";{hint} known: {', '.join(names)}"

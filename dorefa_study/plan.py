@@ -94,6 +94,12 @@ class SweepConfig:
       known = ", ".join(repr(name) for name in PAPER_TABLES)
       raise UsageError(f"{where}.paper_table must be one of {known}, got {self.paper_table!r}")
     parse_bits(self.bits, f"{where}.bits")
+    if self.model.get("width") is not None:
+      for index, width in enumerate(self.grid.widths):
+        try:
+          ModelConfig.from_fields(self.model.to_fields() | {"width": width}, "", is_record=False)
+        except UsageError as error:
+          raise UsageError(f"{where}.grid.widths[{index}]: {str(error).removeprefix('.')}") from None
 
   @property
   def base(self) -> TrialConfig:

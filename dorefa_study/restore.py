@@ -30,6 +30,7 @@ class Restored:
   Attributes:
     config: its config, with the bit widths that it has reached.
     steps: its functions.
+    step: number of steps that it has trained.
     variables: its network's, as they are tested.
     shape: [height, width, channels] of its images, as they are in the data set.
     num_classes: number of classes.
@@ -38,6 +39,7 @@ class Restored:
 
   config: TrialConfig
   steps: Steps
+  step: int
   variables: Variables
   shape: tuple[int, int, int]
   num_classes: int
@@ -108,7 +110,7 @@ def restore_trial(directory: pathlib.Path, where: str = "--workdir") -> Restored
   like = jax.eval_shape(steps.init, jax.random.key(0))
   names = data.get("class_names")
   known = tuple(map(str, names)) if isinstance(names, list) else ()
-  return Restored(config, steps, saved.variables(like), shape, classes, known)
+  return Restored(config, steps, int(saved.arrays["step"]), saved.variables(like), shape, classes, known)
 
 
 def _images(

@@ -52,6 +52,7 @@ class _Run:
   reporter: Reporter
   should_stop: Callable[[], bool]
   started: float = dataclasses.field(default_factory=time.monotonic)
+  """When the epoch began, in this process."""
   built: dict[str, Steps] = dataclasses.field(default_factory=dict)
 
   def steps(self, step: int) -> Steps:
@@ -116,7 +117,8 @@ def run_trial(
       if not math.isfinite(loss):
         status = {"status": "diverged", "reason": f"loss is {loss} by step {int(state.step)}, in epoch {epoch + 1}"}
         break
-      metrics = _end_epoch(run, state, epoch)
+      metrics = _end_epoch(run, state, epoch) | {"seconds": time.monotonic() - run.started}
+      run.started = time.monotonic()
       append_line(directory / METRICS, seal(metrics))
       if tracker is not None:
         tracker.log(metrics["step"], scalars(metrics))
@@ -333,7 +335,7 @@ def _result(run: _Run, state: TrainState, epochs_done: int) -> dict[str, Any]:
     "epochs": len(records),
     "steps": int(state.step),
     "images_per_second": float(np.median(rates)) if rates else None,
-    "seconds": time.monotonic() - run.started,
+    "seconds": sum(line.get("seconds", 0.0) for line in records),
     "params_digest": digest(state.params),
     "parameters": int(sum(jnp.size(leaf) for leaf in jax.tree.leaves(state.params))),
     **describe_machine(),

@@ -282,7 +282,7 @@ CONFIGS = {
   "a width of 400 digits": ("{'grid': {'widths': (10**400,), 'bits': (1, 2, 4)}}", {}, "widths.0. must be a number"),
   "a width of 1e308": ("{'grid': {'widths': (1e308,), 'bits': (1, 2, 4)}}", {}, "width must be at most 64"),
   "epochs of 400 digits": ("{'grid': {'bits': (1, 2, 4)}}", {"train.epochs": "1" + "0" * 400}, "epochs must be"),
-  "no grid": ("{'name': 'x'}", {}, "config.grid.bits must have at least one value"),
+  "no seeds": ("{'grid': {'seeds': ()}}", {}, "config.grid.seeds must have at least one value"),
 }
 
 

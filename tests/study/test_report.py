@@ -16,6 +16,7 @@ from rich.console import Console
 from dorefa_study.charts import Series, chart, ticks
 from dorefa_study.cli import load_config, new_flags, parse
 from dorefa_study.config import DataConfig, TrialConfig, read
+from dorefa_study.groups import to_record
 from dorefa_study.plan import GridConfig, SweepConfig, plan_trials
 from dorefa_study.records import seal, write_json, write_lines
 from dorefa_study.report import main, seconds_of_training, trial_command, write_report
@@ -29,6 +30,7 @@ SWEEP = SweepConfig(
   data=DataConfig("svhn"),
 )
 DATA = {"name": "street_digits", "asked_for": "svhn", "stand_in": True, "source": "generated", "train": 10, "test": 5}
+SVHN = DATA | {"name": "svhn", "stand_in": False, "source": "files"}
 
 
 class Checker(html.parser.HTMLParser):
@@ -79,7 +81,9 @@ def test_report_is_one_well_formed_file_that_loads_nothing(workdir):
   assert "A &lt;study&gt; &amp; more" in text
   assert "killed by &lt;SIGKILL&gt;" in text
   assert 'class="warn"' in text
-  assert "0.939" in text  # the paper's model C at (1,2,4)
+  assert "0.939" not in text  # the paper's model C at (1,2,4), which is of other data
+  write_report(SWEEP, build_study(SWEEP, workdir, SVHN), workdir / "report.html", "python -m x --a=<b>")
+  assert "0.939" in (workdir / "report.html").read_text()
 
 
 def test_report_of_nothing_yet(tmp_path):
@@ -94,7 +98,9 @@ def test_study_means_over_seeds(workdir):
   assert len(values) == 2
   assert row.cells[0].mean == pytest.approx(sum(values) / 2)
   assert "±" in row.cells[0].text
-  assert row.cells[0].paper == 0.972
+  assert row.cells[0].paper is None  # generated digits are not the paper's data
+  real = build_study(SWEEP, workdir, SVHN)
+  assert next(row for row in real.rows if row.label == "32,32,32").cells[0].paper == 0.972
   assert study.rows[0].cells[0].text.startswith("0.5")  # the failed seed is left out of the mean
 
 
@@ -113,7 +119,8 @@ def test_a_trials_command_gives_its_config_back():
     values = new_flags()
     flags.DEFINE_string("config", "", "", values)
     flags.DEFINE_string("workdir", "", "", values)
-    line = parse(values, words[3:], "", config=TrialConfig)
+    flags_of = next(index for index, word in enumerate(words) if word.startswith("--"))
+    line = parse(values, words[flags_of:], "", config=TrialConfig)
     config = load_config(line.flags.config, line.overrides, TrialConfig)
     assert read(TrialConfig, config.to_dict()) == trial.config
 
@@ -151,7 +158,7 @@ def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = {"status": "done", "best_test_accuracy": 0.2, "last_test_accuracy": 0.2, "device": "cpu"}
     (directory / "result.json").write_text(json.dumps(result))
-  study = build_study(sweep, tmp_path, DATA)
+  study = build_study(sweep, tmp_path, SVHN)
   assert [(row.label, len(row.cells[0].trials), row.cells[0].paper) for row in study.rows] == [
     ("1,2,4 emulated", 2, 0.878), ("1,2,4 integer", 2, 0.878),
   ]  # fmt: skip
@@ -220,7 +227,7 @@ DAMAGE += [
 def test_a_damaged_result_marks_its_trial_and_stops_nothing(workdir, damage):
   trials = plan_trials(SWEEP)
   (workdir / "trials" / trials[2].name / "result.json").write_bytes(damage)
-  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  write_json(workdir / "sweep.json", to_record(SWEEP))
   assert main([f"--workdir={workdir}"]) == 0
   page = (workdir / "report.html").read_text()
   assert "damaged" in page
@@ -239,7 +246,7 @@ def test_damaged_metrics_data_and_command_stop_nothing(workdir, damage):
     workdir / "command.json",
   ):
     path.write_bytes(damage)
-  write_json(workdir / "sweep.json", dataclasses.asdict(SWEEP))
+  write_json(workdir / "sweep.json", to_record(SWEEP))
   assert main([f"--workdir={workdir}"]) == 0
 
 
@@ -306,7 +313,7 @@ def test_a_trial_that_cannot_be_read_now_is_marked(workdir, monkeypatch):
 
 @pytest.mark.parametrize("lost", ["all", "grid", "train"])
 def test_a_sweep_without_a_field_is_one_line_and_its_report_stays(workdir, capsys, lost):
-  saved = json.loads(json.dumps(dataclasses.asdict(SWEEP)))
+  saved = json.loads(json.dumps(to_record(SWEEP)))
   saved = {} if lost == "all" else {name: value for name, value in saved.items() if name != lost}
   (workdir / "sweep.json").write_text(json.dumps(saved))
   (workdir / "report.html").write_text("of yesterday")

@@ -1,7 +1,6 @@
 """The sweep's runner with trials that are shell scripts: retries, reasons, resuming."""
 
 import asyncio
-import dataclasses
 import errno
 import json
 import pathlib
@@ -11,6 +10,7 @@ import pytest
 
 from dorefa_study.config import DataConfig
 from dorefa_study.executors import LocalExecutor, Slot
+from dorefa_study.groups import to_record
 from dorefa_study.plan import GridConfig, SweepConfig, plan_trials
 from dorefa_study.records import write_json
 from dorefa_study.runner import failure_reason, load_states, run_trials
@@ -161,9 +161,8 @@ def test_ignored_signals_stay_ignored(tmp_path):
 
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", -9)])
 def test_local_executor_returns_exit_codes_and_signals(tmp_path, monkeypatch, script, code):
-  monkeypatch.setattr(
-    "dorefa_study.executors.local.train_command", lambda arguments: ["sh", "-c", f"echo hello; {script}"]
-  )
+  command = ["sh", "-c", f"echo hello >&2; {script}"]
+  monkeypatch.setattr("dorefa_study.executors.worker_process.worker_command", lambda slot, parent: command)
   monkeypatch.setattr("dorefa_study.executors.local._count_gpus", lambda: 0)
   executor = LocalExecutor(1)
   assert asyncio.run(executor.run([], tmp_path, executor.slots[0])) == code
@@ -171,8 +170,9 @@ def test_local_executor_returns_exit_codes_and_signals(tmp_path, monkeypatch, sc
 
 
 def test_a_cancelled_trial_is_asked_to_stop(tmp_path, monkeypatch):
-  script = "trap 'echo saved; exit 130' TERM; echo up; while true; do sleep 0.05; done"
-  monkeypatch.setattr("dorefa_study.executors.local.train_command", lambda arguments: ["sh", "-c", script])
+  script = "trap 'echo saved >&2; exit 130' TERM; echo up >&2; while true; do sleep 0.05; done"
+  command = ["sh", "-c", script]
+  monkeypatch.setattr("dorefa_study.executors.worker_process.worker_command", lambda slot, parent: command)
   monkeypatch.setattr("dorefa_study.executors.local._count_gpus", lambda: 0)
 
   async def cancel():
@@ -203,7 +203,7 @@ def test_a_trial_whose_config_was_changed_is_not_trained_in_its_place(tmp_path):
   trial = plan_trials(SWEEP)[0]
   directory = tmp_path / "trials" / trial.name
   directory.mkdir(parents=True)
-  changed = dataclasses.asdict(trial.config) | {"bits": "2,2,4"}
+  changed = to_record(trial.config) | {"bits": "2,2,4"}
   write_json(directory / "config.json", changed)
   states, executor, _ = run(tmp_path, {})
   assert trial.name not in executor.started
@@ -218,7 +218,7 @@ def test_what_a_trials_config_lacks_is_made_again(tmp_path, lost):
   trial = plan_trials(SWEEP)[0]
   directory = tmp_path / "trials" / trial.name
   directory.mkdir(parents=True)
-  whole = dataclasses.asdict(trial.config)
+  whole = to_record(trial.config)
   write_json(directory / "config.json", {name: value for name, value in whole.items() if name != lost})
   states, _, _ = run(tmp_path, {})
   assert states[trial.name].status == "done"

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dorefa_jax as dorefa
 from dorefa_study.config import DataConfig, TrainConfig, TrialConfig
 from dorefa_study.models import ModelConfig
-from dorefa_study.steps import build_steps, traced_bits, weight_statistics
+from dorefa_study.steps import Programs, build_steps
+from dorefa_study.weights import weight_statistics
 
 CONFIG = TrialConfig(model=ModelConfig(width=0.03), train=TrainConfig(batch_size=8))
 GRID = [(1, 1, 2), (1, 2, 4), (8, 8, 8), (1, 2, 32), (32, 32, 32)]
@@ -25,14 +25,20 @@ def data(n=16):
   return images, jnp.asarray(rng.integers(0, 10, n).astype(np.int32))
 
 
+def at(bits, **changes):
+  """A control of the program that all settings share."""
+  config = dataclasses.replace(CONFIG, bits=",".join(map(str, bits)), **changes)
+  return build_steps(config, channels=3, total_steps=10).control(0)
+
+
 def test_one_compiled_program_serves_the_whole_grid(steps, key):
   batch, indices = data(), np.arange(8, dtype=np.int32)
   everywhere = np.ones(8, bool)
   losses = []
   for bits in GRID:
-    state = steps.train(steps.init(key), *batch, indices, key, traced_bits(dorefa.BitWidths(*bits)))
+    state = steps.train(steps.init(key), *batch, indices, key, at(bits))
     losses.append(float(state.totals["loss"]))
-    steps.evaluate(state.params, state.batch_stats, *batch, indices, everywhere, traced_bits(dorefa.BitWidths(*bits)))
+    steps.evaluate(state.variables, *batch, indices, everywhere, at(bits))
   assert steps.train._cache_size() == 1
   assert steps.evaluate._cache_size() == 1
   assert np.isfinite(losses).all()
@@ -40,7 +46,7 @@ def test_one_compiled_program_serves_the_whole_grid(steps, key):
 
 
 def test_a_step_is_a_pure_function_of_its_arguments(steps, key):
-  batch, indices, bits = data(), np.arange(8, dtype=np.int32), traced_bits(dorefa.BitWidths(1, 2, 4))
+  batch, indices, bits = data(), np.arange(8, dtype=np.int32), at((1, 2, 4))
 
   def run(step_key):
     state = steps.init(key)
@@ -54,7 +60,7 @@ def test_a_step_is_a_pure_function_of_its_arguments(steps, key):
 
 
 def test_totals_are_sums_over_the_epoch(steps, key):
-  batch, indices, bits = data(), np.arange(8, dtype=np.int32), traced_bits(dorefa.BitWidths())
+  batch, indices, bits = data(), np.arange(8, dtype=np.int32), at((32, 32, 32))
   state = steps.train(steps.init(key), *batch, indices, key, bits)
   first = float(state.totals["loss"])
   state = steps.train(state, *batch, indices, key, bits)
@@ -66,10 +72,10 @@ def test_totals_are_sums_over_the_epoch(steps, key):
 
 def test_evaluation_leaves_out_what_is_not_valid(steps, key):
   state, (images, labels) = steps.init(key), data()
-  bits, indices = traced_bits(dorefa.BitWidths()), np.arange(8, dtype=np.int32)
+  bits, indices = at((32, 32, 32)), np.arange(8, dtype=np.int32)
 
   def count(valid):
-    return int(steps.evaluate(state.params, state.batch_stats, images, labels, indices, valid, bits))
+    return int(steps.evaluate(state.variables, images, labels, indices, valid, bits))
 
   each = [count(np.arange(8) == i) for i in range(8)]
   assert sum(each) == count(np.ones(8, bool))
@@ -90,7 +96,7 @@ def test_learning_rate_is_halved_where_the_recipe_says():
 
 def test_only_the_last_layer_decays(key):
   """With a huge penalty the loss grows by half the squared weights of fc, and of nothing else."""
-  batch, indices, bits = data(), np.arange(8, dtype=np.int32), traced_bits(dorefa.BitWidths())
+  batch, indices, bits = data(), np.arange(8, dtype=np.int32), at((32, 32, 32))
 
   def loss(l2):
     config = dataclasses.replace(CONFIG, train=TrainConfig(batch_size=8, last_layer_l2=l2))
@@ -111,5 +117,34 @@ def test_gray_images_run():
 
 
 def test_weight_statistics():
-  params = {"conv": {"kernel": jnp.array([3.0, -4.0, 0.0, 0.0])}, "bn": {"scale": jnp.ones(2)}}
+  params = {"conv": {"kernel": jnp.array([[3.0, -4.0, 0.0, 0.0]])}, "bn": {"scale": jnp.ones(2)}}
   assert weight_statistics(params) == {"conv": {"rms": 2.5, "max": 4.0, "positive": 0.75}}
+
+
+def test_trials_share_programs_that_differ_in_arguments_alone(key):
+  programs = Programs()
+
+  def build(**changes):
+    return build_steps(dataclasses.replace(CONFIG, **changes), channels=3, total_steps=10, programs=programs)
+
+  first = build(bits="1,2,4")
+  slow = dataclasses.replace(CONFIG.train, learning_rate=1e-4, seed=3, epochs=7, schedule="cosine", warmup=1.0)
+  assert build(bits="8,8,8", train=slow).train is first.train
+  assert build(bits="32,32,32").train is not first.train  # floats are no work for the kernels
+  assert build(bits="1,2,4", method="xnor_net", model=ModelConfig(width=0.03)).train is not first.train
+  flipped = dataclasses.replace(CONFIG.train, flip=True)
+  assert build(bits="1,2,4", train=flipped).train is not first.train
+
+
+def test_the_learning_rate_is_an_argument(key):
+  batch, indices = data(), np.arange(8, dtype=np.int32)
+  steps = build_steps(CONFIG, channels=3, total_steps=10)
+  control = steps.control(0)
+  moved = []
+  for rate in (1e-3, 2e-3):
+    before = steps.init(key)
+    start = np.asarray(before.params["fc"]["kernel"])
+    after = steps.train(before, *batch, indices, key, dataclasses.replace(control, learning_rate=np.float32(rate)))
+    moved.append(np.asarray(after.params["fc"]["kernel"]) - start)
+  np.testing.assert_allclose(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-6)
+  assert steps.train._cache_size() == 1

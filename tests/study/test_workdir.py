@@ -108,7 +108,7 @@ def test_a_first_run_that_fails_after_its_data_binds_nobody(tmp_path):
 
 def test_a_directory_that_another_config_made_meanwhile_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(
-    "dorefa_study.workdir.check_workdir", lambda *_: write_json(tmp_path / "a.json", {"bits": "8,8,8"})
+    "dorefa_study.workdir.check_workdir", lambda *_, **__: write_json(tmp_path / "a.json", {"bits": "8,8,8"})
   )
   with pytest.raises(UsageError, match="config.bits: 8,8,8 there"):
     opened(tmp_path)

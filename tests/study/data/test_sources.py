@@ -313,7 +313,8 @@ def test_cache_gives_back_what_it_took_and_knows_its_config(tmp_path):
   ("images", "labels", "message"),
   [
     (np.zeros((0, 2, 2, 3), np.uint8), np.zeros(0, int), "no images"),
-    (np.zeros((1, 2, 2, 4), np.uint8), np.zeros(1, int), "1 or 3"),
+    (np.zeros((1, 3, 8, 8), np.uint8), np.zeros(1, int), "must have their channels last"),
+    (np.zeros((1, 2, 2, 3)), np.zeros(1, int), "uint8, found .* float64; scale them to 0..255"),
     (np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1), "integer labels"),
     (np.zeros((1, 2, 2, 3), np.uint8), np.array([-1]), "found -1 at image 0"),
   ],
