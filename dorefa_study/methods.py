@@ -7,9 +7,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 import dorefa_jax.methods
 from dorefa_jax.bits import BitWidths
-from dorefa_jax.methods.method import check_quantizer_bits
+from dorefa_jax.methods.method import Quantizer, check_quantizer_bits
 from dorefa_jax.methods.quantizers import Quantizers, check_quantizers
 from dorefa_study.errors import UsageError, did_you_mean
 from dorefa_study.objects import check_arguments, import_object, is_path, parse_call
@@ -74,6 +77,25 @@ def check_method(text: str, where: str, settings: Sequence[BitWidths]) -> None:
         check_quantizer_bits(getattr(bits, name), getattr(quantizers, name), name)
       except ValueError as error:
         raise UsageError(f"{where}: {text} at bits {bits}: {error}") from None
+
+
+def runs_on_kernels(quantizers: Quantizers) -> bool:
+  """Whether the kernels compute a method's products, forward and backward: it has codes, and gradients of DoReFa-Net's.
+
+  Args:
+    quantizers: the method.
+
+  Example:
+    >>> runs_on_kernels(build_method("dorefa")), runs_on_kernels(build_method("fda_bnn(noise=0.1)"))
+    (True, False)
+  """
+  x, key = jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
+  for part in (quantizers.weights, quantizers.activations):
+    assert isinstance(part, Quantizer)
+    bits = part.widths[0]
+    if jax.eval_shape(lambda key, x, q=part, k=bits: q.codes(x, k, q.init(key, x, k)), key, x) is None:
+      return False
+  return quantizers.gradients.is_on_kernels
 
 
 def takes_traced_bits(quantizers: Quantizers) -> bool:

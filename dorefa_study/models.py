@@ -12,11 +12,13 @@ import jax
 from dorefa_jax.bits import BitWidths
 from dorefa_jax.kernels import available
 from dorefa_jax.kernels.packing import MAX_BITS
+from dorefa_jax.methods.quantizers import Quantizers
 from dorefa_jax.models import SvhnConvNet
 from dorefa_jax.models.svhn import MIN_IMAGE_SIZE, MODEL_WIDTHS, scaled_features
 from dorefa_jax.ops import BACKENDS, Backend
 from dorefa_study.errors import UsageError, did_you_mean, require
 from dorefa_study.groups import convert_scalar
+from dorefa_study.methods import runs_on_kernels
 from dorefa_study.objects import check_arguments, import_object, is_path, parameters_of
 
 GIVEN = ("num_classes", "bits", "quantizers", "rngs", "dtype")
@@ -197,16 +199,17 @@ def build_model(config: ModelConfig, num_classes: int = 10, **given: Any) -> Any
   return factory(**dict(config.arguments), **{name: value for name, value in given.items() if name in parameters})
 
 
-def training_backend(config: ModelConfig, bits: BitWidths) -> Backend:
+def training_backend(config: ModelConfig, bits: BitWidths, quantizers: Quantizers = Quantizers()) -> Backend:
   """What "auto" means for a trial, whose bit widths are traced: one program serves all that the kernels compute.
 
   Args:
     config: the network's config.
     bits: the trial's bit widths; of several settings, the largest of each.
+    quantizers: the trial's method.
 
   Returns:
-    "integer" on CPU with compiled kernels where W, A and G are 8 bits or fewer, else "emulated"; or
-    what the config forces.
+    "integer" on CPU with compiled kernels where W, A and G are 8 bits or fewer and the method is one of
+    theirs, else "emulated"; or what the config forces.
 
   Example:
     >>> training_backend(ModelConfig(), BitWidths())
@@ -215,7 +218,7 @@ def training_backend(config: ModelConfig, bits: BitWidths) -> Backend:
   backend = config.get("backend", "auto")
   if backend != "auto":
     return cast(Backend, backend)
-  fits = max(dataclasses.astuple(bits)) <= MAX_BITS
+  fits = max(dataclasses.astuple(bits)) <= MAX_BITS and runs_on_kernels(quantizers)
   return "integer" if fits and available().is_compiled and jax.default_backend() == "cpu" else "emulated"
 
 

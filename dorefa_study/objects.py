@@ -156,8 +156,11 @@ def parameters_of(function: Any) -> dict[str, inspect.Parameter]:
     >>> list(parameters_of(lambda size, bits=3: size))
     ['size', 'bits']
   """
+  # A metaclass, as nnx has one, hides the signature of a class.
+  is_class = inspect.isclass(function)
   try:
-    parameters = dict(inspect.signature(function).parameters)
+    parameters = dict(inspect.signature(function.__init__ if is_class else function).parameters)
   except (TypeError, ValueError):
     return {}
-  return {name: parameter for name, parameter in parameters.items() if name not in ("parent", "name")}
+  own = list(parameters)[1:] if is_class else list(parameters)
+  return {name: parameters[name] for name in own if name not in ("self", "parent", "name")}

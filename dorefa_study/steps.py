@@ -205,7 +205,7 @@ def build_steps(
   quantizers = with_numbers(build_method(config.method), dict(schedule.numbers_at(0.0)))
   setting = Setting(widths if widths.rules else widths.default, quantizers)
   largest = BitWidths(*(max(column) for column in zip(*(_widths(bits) for bits in _all_bits(widths)))))
-  backend = training_backend(config.model, largest)
+  backend = training_backend(config.model, largest, quantizers)
   side = config.data.image_size
   shape = (*((side, side) if side else size), channels)
   network = build_network(config.model, num_classes, setting, backend)
