@@ -1,4 +1,4 @@
-"""A blank study, which takes everything from its overrides: data, network, method, recipe, and what varies.
+r"""A blank study, which takes everything from its overrides: data, network, method, recipe, and what varies.
 
 A folder of pictures, two methods, two learning rates, three seeds:
 

@@ -106,7 +106,6 @@ class Checkpoints:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what it says of a damaged file is said below, in one line
     self._directory = directory.absolute()
     self._read_only = read_only
-    self._handler = ocp.StandardCheckpointHandler()
     self._manager: ocp.CheckpointManager | None = None
     if not read_only:
       self._manager = self._open_manager()
@@ -201,18 +200,11 @@ class Checkpoints:
         raise CheckpointError(f"{self._directory} cannot be read ({_line(error)}); nothing was touched") from error
       return self._open_manager()
 
-  def _template(self, step: int) -> Any:
-    metadata = self._handler.metadata(self._directory / str(step) / ITEM)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # the saved one names the devices of another machine
-    tree = getattr(metadata, "tree", metadata)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
-
   def _read(self, step: int) -> dict[str, jax.Array]:
     """The arrays of a checkpoint as they were saved, whatever state this version of the code makes."""
     try:
-      template = self._template(step)
       folder = self._directory / str(step)
-      saved = by_path(self._handler.restore(folder / ITEM, args=ocp.args.StandardRestore(template)))
+      saved = by_path(read_tree(folder / ITEM))
       wanted = saved_digest(folder)
     except MemoryError as error:
       raise CheckpointError(f"{self._directory}: no memory to read checkpoint {step}; nothing was touched") from error
@@ -251,6 +243,23 @@ class Checkpoints:
     if self._manager is not None:
       self._manager.reload()
     return name
+
+
+def read_tree(folder: pathlib.Path) -> Any:
+  """The arrays that Orbax has saved in a folder, on the devices that are here, whatever devices they were saved on.
+
+  Args:
+    folder: holds Orbax's _METADATA.
+
+  Returns:
+    Nested lists and dicts of arrays.
+  """
+  handler = ocp.StandardCheckpointHandler()
+  metadata = handler.metadata(folder)
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # the saved one names the devices of another machine
+  tree = getattr(metadata, "tree", metadata)
+  template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
+  return handler.restore(folder, args=ocp.args.StandardRestore(template))
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from dorefa_study.checkpoints import by_path
+from dorefa_study.checkpoints import by_path, read_tree
 from dorefa_study.config import TrialConfig
 from dorefa_study.errors import UsageError
 from dorefa_study.networks import Variables
@@ -128,7 +127,7 @@ def read_variables(place: pathlib.Path, where: str) -> dict[str, np.ndarray]:
       return _named(flax.serialization.msgpack_restore(place.read_bytes()))
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     folder = next((inner for inner in (place, place / "default") if (inner / "_METADATA").exists()), place)
-    return _named(ocp.PyTreeCheckpointer().restore(folder.absolute()))
+    return _named(read_tree(folder.absolute()))
   except Exception as error:  # readers of damaged and other files raise many types
     line = " ".join(str(error).split())[:200]
     kind = "a trial, an Orbax checkpoint or a msgpack file of flax"

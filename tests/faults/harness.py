@@ -13,6 +13,7 @@ import sys
 import time
 
 from dorefa_study.checkpoints import Checkpoints, digest
+from dorefa_study.records import MEASURED
 
 ROOT = pathlib.Path(__file__).parents[2]
 TRIALS = ("w0.03_1-2-4_s0", "w0.03_32-32-32_s0")
@@ -55,7 +56,7 @@ def run(workdir, *arguments, seconds=600, **options):
 
 
 def processes(workdir, word=""):
-  """Processes whose command line names a work directory."""
+  """Processes whose command line names a work directory, or which hold a file in it open, as workers do a log."""
   found = []
   for entry in pathlib.Path("/proc").iterdir():
     if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -64,14 +65,21 @@ def processes(workdir, word=""):
         is_dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
       except OSError:
         continue
-      named = any(str(workdir).encode() in argument for argument in command)
+      named = any(str(workdir).encode() in argument for argument in command) or _holds(entry, workdir)
       if named and not is_dead and (not word or word.encode() in command):
         found.append(int(entry.name))
   return found
 
 
+def _holds(entry, workdir):
+  try:
+    return any(os.readlink(link).startswith(str(workdir)) for link in (entry / "fd").iterdir())
+  except OSError:
+    return False
+
+
 def trials_of(workdir):
-  return processes(workdir, "dorefa_study.train")
+  return processes(workdir, "dorefa_study.worker")
 
 
 def kill(numbers, with_signal=signal.SIGKILL):
@@ -129,7 +137,8 @@ def _content(path):
     texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     records = [json.loads(text) for text in texts]
     for record in records:
-      record.pop("images_per_second", None)
+      for name in MEASURED:
+        record.pop(name, None)
     return records
   return path.read_bytes()
 

@@ -47,7 +47,7 @@ def fails(capfd, main, arguments, *parts):
     (["--config=configs/svhn_grid.py", "--config.trian.epochs=1"], ["no field 'trian'", "did you mean 'train'"]),
     (["--config=configs/svhn_grid.py", "--config.train.epochs=x"], ["config.train.epochs must be an integer"]),
     (["--config=configs/svhn_grid.py", "--config.grid.bits=1,2,33"], ["gradients must be an integer from 1 to 32"]),
-    (["--config=configs/svhn_grid.py", "--config.grid.bits="], ["config.grid.bits must have at least one value"]),
+    (["--config=configs/svhn_grid.py", "--config.grid.seeds="], ["config.grid.seeds must have at least one value"]),
     (["--config=configs/svhn_grid.py", "--config.grid.widths=0.001"], ["config.grid.widths[0]", "at least"]),
     (["--config=configs/svhn_grid.py", "--config.data.name=imagenet"], ["config.data.name must be one of svhn"]),
     (["--config=configs/svhn_grid.py", "--config.grid.widths=1e400"], ["config.grid.widths[0]", "finite"]),
