@@ -166,7 +166,7 @@ def test_what_is_no_damage_ends_in_one_line_and_touches_nothing(directory, monke
 
   before = content(directory)
   checkpoints = Checkpoints(directory, read_only=read_only)
-  monkeypatch.setattr(checkpoints._handler, "restore", fail)
+  monkeypatch.setattr("dorefa_study.checkpoints.read_tree", fail)
   with pytest.raises(CheckpointError, match="nothing was touched"):
     checkpoints.restore(LIKE)
   checkpoints.close()
@@ -291,7 +291,7 @@ def test_a_folder_that_cannot_be_read_now_is_no_damage(directory, monkeypatch, r
     raise ValueError("an array cannot be opened")
 
   checkpoints = Checkpoints(directory, read_only=read_only)
-  monkeypatch.setattr(checkpoints._handler, "restore", fail)
+  monkeypatch.setattr("dorefa_study.checkpoints.read_tree", fail)
   monkeypatch.setattr(os, "scandir", refuse)
   with pytest.raises(CheckpointError, match="Permission denied"):
     checkpoints.read_newest()
