@@ -99,6 +99,7 @@ class TrainConfig:
     distill_from: directory of a trial, whose logits are learned too.
     distill_weight: share of the loss that is the distance to those logits.
     distill_temperature: divides both logits before they are compared.
+    probe: record at the end what each layer sees: histograms, clipped shares, gradients against their noise.
   """
 
   epochs: int = 200
@@ -128,6 +129,7 @@ class TrainConfig:
   distill_from: str = later("")
   distill_weight: float = later(0.5)
   distill_temperature: float = later(1.0)
+  probe: bool = later(False)
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""

@@ -63,15 +63,20 @@ def costs_of(config: TrialConfig, shape: tuple[int, int, int], num_classes: int)
     True
   """
   side = config.data.image_size
-  layers = list_layers(config.model, (side, side, shape[2]) if side else shape, num_classes)
+  return _costs(config.model, config.bits, config.rules, (side, side, shape[2]) if side else shape, num_classes)
+
+
+@functools.lru_cache(maxsize=65536)
+def _costs(model: ModelConfig, bits: str, rule: str, shape: tuple[int, int, int], num_classes: int) -> Costs | None:
+  layers = list_layers(model, shape, num_classes)
   if layers is None:
     return None
-  rules = parse_rules(config.rules, "config.rules", parse_bits(config.bits, "config.bits"))
+  rules = parse_rules(rule, "config.rules", parse_bits(bits, "config.bits"))
   macs = inference = training = stored = 0
   for layer in layers:
     named = rules.rule_of(layer.name)
-    bits = named or (BitWidths() if layer.is_exempt else rules.default)
-    w, a, g = (int(getattr(bits, part)) for part in ("weights", "activations", "gradients"))
+    widths = named or (BitWidths() if layer.is_exempt else rules.default)
+    w, a, g = (int(getattr(widths, part)) for part in ("weights", "activations", "gradients"))
     macs += layer.macs
     stored += -(-layer.weights * w // 8)
     if named or not layer.is_exempt:

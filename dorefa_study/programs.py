@@ -11,6 +11,7 @@ from dorefa_study.config import DataConfig, TrainConfig, TrialConfig, parse_bits
 
 ARGUMENTS = (
   "epochs", "learning_rate", "halve_at", "checkpoint_every", "seed", "schedule", "warmup", "init_from", "init_except",
+  "probe",
 )  # fmt: skip
 """Fields of a recipe that no compiled function depends on: they are arguments, or none of its business."""
 

@@ -52,6 +52,30 @@ class Progress:
     )
 
 
+class Throttle:
+  """Lets something be done at once at first, and then in a small share of the time, however long it takes.
+
+  Args:
+    share: largest share of the time.
+  """
+
+  def __init__(self, share: float = 0.05):
+    self._share = share
+    self._next = 0.0
+    self._begun = 0.0
+
+  def is_due(self) -> bool:
+    """Whether it may be done now."""
+    return time.monotonic() >= self._next
+
+  def __enter__(self) -> None:
+    self._begun = time.monotonic()
+
+  def __exit__(self, *_: object) -> None:
+    end = time.monotonic()
+    self._next = end + (end - self._begun) / self._share
+
+
 def read_progress(directory: pathlib.Path) -> Progress | None:
   """The last progress that a trial wrote, None where there is none that can be read.
 

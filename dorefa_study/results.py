@@ -9,8 +9,8 @@ from typing import Any
 from dorefa_study.records import is_as_sealed, read_json, read_lines
 
 METRICS, RESULT = "metrics.jsonl", "result.json"
-CHECKPOINTS, DATA = "checkpoints", "data.json"
-"""The folder of a trial's checkpoints, and the record of its images."""
+CHECKPOINTS, DATA, PROBE = "checkpoints", "data.json", "probe.json"
+"""The folder of a trial's checkpoints, the record of its images, and what its layers see."""
 STATUSES = ("done", "diverged", "failed")
 """How a trial can end."""
 DAMAGED = "damaged"

@@ -21,6 +21,7 @@ from dorefa_study.errors import UsageError
 from dorefa_study.methods import build_method, takes_traced_bits
 from dorefa_study.models import ModelConfig, last_kernel, training_backend
 from dorefa_study.networks import LEARNED, Network, Setting, Variables, build_network
+from dorefa_study.probe import Probe
 from dorefa_study.programs import program_config
 from dorefa_study.recipes import build_optimizer, learning_rate
 from dorefa_study.schedules import parse_schedule, with_numbers
@@ -98,6 +99,7 @@ class Steps:
     control: step, from 0 -> Control.
     network: the network.
     setting: its bit widths and method, static.
+    program: what the functions are of.
   """
 
   init: Callable[..., TrainState]
@@ -108,6 +110,7 @@ class Steps:
   control: Callable[[int], Control]
   network: Network
   setting: Setting
+  program: Program
 
   @property
   def learns(self) -> bool:
@@ -160,6 +163,13 @@ class Programs:
 
   def __init__(self) -> None:
     self._built: dict[Program, dict[str, Any]] = {}
+    self._probes: dict[Program, Probe | None] = {}
+
+  def probe(self, program: Program, make: Callable[[], Probe | None]) -> Probe | None:
+    """The function that looks at a program's layers, built once."""
+    if program not in self._probes:
+      self._probes[program] = make()
+    return self._probes[program]
 
   def functions(self, program: Program, network: Network, setting: Setting, teacher: Steps | None) -> dict[str, Any]:
     """The functions of a program, built once."""
@@ -223,7 +233,7 @@ def build_steps(
     values = {name: np.float32(value) for name, value in schedule.numbers_at(min(1.0, step / total_steps)).items()}
     return Control(traced, np.float32(rate(step)), values)
 
-  return Steps(**functions, learning_rate=rate, control=control, network=network, setting=setting)
+  return Steps(**functions, learning_rate=rate, control=control, network=network, setting=setting, program=program)
 
 
 def _all_bits(bits: LayerBits) -> list[BitWidths]:

@@ -24,6 +24,7 @@ from dorefa_study.executors import EXECUTORS
 from dorefa_study.groups import completed, to_record
 from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
 from dorefa_study.programs import program_key
+from dorefa_study.progress import Throttle
 from dorefa_study.records import write_json
 from dorefa_study.runner import load_states, run_trials
 from dorefa_study.trackers import TRACKERS
@@ -96,8 +97,10 @@ def default_workdir(spec: str) -> str:
 
 
 def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console, command: str) -> int:
-  from dorefa_study.report import write_report
+  from dorefa_study.report.page import write_report
+  from dorefa_study.report.trial_page import write_trial_page
   from dorefa_study.study import build_study
+  from dorefa_study.tables import build_rows, write_tables
   from dorefa_study.terminal import Board, study_table
 
   data = prepare_data(sweep.data, workdir)
@@ -109,9 +112,13 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
 
   unwritten: list[str] = []
 
+  throttle = Throttle()
+
   def refresh() -> None:
     try:
-      write_report(sweep, build_study(sweep, workdir, data), report, command)
+      with throttle:
+        write_tables(build_rows(states, data), workdir)
+        write_report(sweep, build_study(sweep, workdir, data, states), report, command)
       unwritten.clear()
     except OSError as error:  # a full disk ends no sweep: the next trial may find room, and the report is made anew
       unwritten[:] = [str(error)]
@@ -125,7 +132,10 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
         with contextlib.suppress(OSError):  # a terminal that is gone is no trial's failure
           board.notify(state, line)
         if state.result is not None:
-          refresh()
+          with contextlib.suppress(OSError):
+            write_trial_page(state)
+          if throttle.is_due():
+            refresh()
 
       trial_flags = [f"--data_cache={(workdir / 'data').absolute()}"]
       trial_flags += [f"--tracker={','.join(flags.tracker)}"] if flags.tracker else []
@@ -138,7 +148,7 @@ def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console
   refresh()
   if not finished:
     return _stopped(command, console)
-  console.print(study_table(build_study(sweep, workdir, data)))
+  console.print(study_table(build_study(sweep, workdir, data, states)))
   _announce(data, console)
   unfinished = [state for state in states if state.status not in ("done", "diverged")]
   for state in unfinished:

@@ -16,10 +16,13 @@ import numpy as np
 from dorefa_study.checkpoints import Checkpoints, digest
 from dorefa_study.config import TrialConfig, phase
 from dorefa_study.data import DataError, Dataset
+from dorefa_study.data.images import resize, to_unit
 from dorefa_study.machine import describe_machine
+from dorefa_study.networks import build_network
+from dorefa_study.probe import PROBED_IMAGES, build_probe, describe
 from dorefa_study.progress import Progress, Reporter
 from dorefa_study.records import append_line, read_object, seal, write_json, write_lines
-from dorefa_study.results import CHECKPOINTS, DATA, METRICS, RESULT, complete_epochs, read_metrics
+from dorefa_study.results import CHECKPOINTS, DATA, METRICS, PROBE, RESULT, complete_epochs, read_metrics
 from dorefa_study.session import Loaded, OnDevice, on_device
 from dorefa_study.starts import Teacher, find_teacher, start_from
 from dorefa_study.steps import Programs, Steps, TrainState, build_steps, zero_totals
@@ -128,6 +131,8 @@ def run_trial(
         raise Interrupted
   finally:
     run.checkpoints.close()
+  if config.train.probe and status["status"] == "done":
+    _probe(run, state)
   result = status | _result(run, state, epochs_done=epoch if status["status"] == "diverged" else config.train.epochs)
   write_json(directory / RESULT, seal(result))
   _finish(tracker, result)
@@ -283,6 +288,22 @@ def _end_epoch(run: _Run, state: TrainState, epoch: int) -> dict[str, Any]:
     "sign_flips": {layer: float(value) / count for layer, value in totals["flips"].items()},
     "weights": weight_statistics(params),
   }
+
+
+def _probe(run: _Run, state: TrainState) -> None:
+  """Records what the layers see, where they can be watched."""
+  steps = run.steps(int(state.step) - 1)
+  setting = steps.setting
+  network = build_network(run.config.model, run.data.dataset.num_classes, setting, "emulated", is_forced=True)
+  look = run.programs.probe(steps.program, lambda: build_probe(network, setting))
+  if look is None:
+    return
+  images, labels = (part[:PROBED_IMAGES] for part in run.data.train)
+  is_traced = steps.program.bits is None
+  bits = jax.tree.map(lambda width: jnp.asarray(width, jnp.int32), setting.bits) if is_traced else None
+  batch = to_unit(resize(images, steps.program.shape[:2]))
+  found = look(state.variables, batch, labels, bits)
+  write_json(run.directory / PROBE, describe(jax.device_get(found), jax.device_get(state.params)))
 
 
 def evaluate(steps: Steps, state: TrainState | dict[str, Any], images: OnDevice, step: int = 1) -> float:

@@ -11,10 +11,13 @@ import numpy as np
 from dorefa_study.config import DataConfig
 from dorefa_study.data.dataset import Dataset, Split
 from dorefa_study.data.loading import load_dataset
+from dorefa_study.data.samples import write_samples
 from dorefa_study.records import read_json, write_json
 
 RECORD, CONFIG = "data.json", "config.json"
 SPLITS = ("train", "test", "validation")
+SAMPLES = "samples.png"
+"""A sheet of training images, for reports."""
 
 
 def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
@@ -46,6 +49,7 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
     split = getattr(dataset, name)
     for field, array in vars(split).items() if split is not None else ():
       np.save(directory / f"{name}.{field}.npy", array)
+  write_samples(dataset, directory / SAMPLES)
   write_json(directory / CONFIG, dataclasses.asdict(config))
   write_json(directory / RECORD, record(dataset, config))  # last: it says that the rest is complete
   return dataset

@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import errno
 import html.parser
@@ -13,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dorefa_study.charts import Series, chart, ticks
 from dorefa_study.cli import load_config, new_flags, parse
 from dorefa_study.config import DataConfig, TrialConfig, read
 from dorefa_study.groups import to_record
 from dorefa_study.plan import GridConfig, SweepConfig, plan_trials
 from dorefa_study.records import seal, write_json, write_lines
 from dorefa_study.report import main, seconds_of_training, trial_command, write_report
+from dorefa_study.report.charts import Series, bars, chart, ticks
+from dorefa_study.report.trial_page import trial_page
+from dorefa_study.runner import load_states
 from dorefa_study.study import build_study, paper_numbers
 from dorefa_study.terminal import study_table
 
@@ -36,7 +39,7 @@ SVHN = DATA | {"name": "svhn", "stand_in": False, "source": "files"}
 class Checker(html.parser.HTMLParser):
   """Fails on tags that are not closed; collects what is loaded from elsewhere."""
 
-  VOID = ("meta", "br")
+  VOID = ("meta", "br", "input", "img")
 
   def __init__(self):
     super().__init__()
@@ -47,11 +50,20 @@ class Checker(html.parser.HTMLParser):
       self.open.append(tag)
     self.loaded += [value for name, value in attributes if name in ("src", "href")]
 
+  def elsewhere(self):
+    """What is loaded of other places than the page itself and the files beside it."""
+    return [value for value in self.loaded if not value.startswith(("#", "results.", "data:"))]
+
   def handle_startendtag(self, tag, attributes):
     self.loaded += [value for name, value in attributes if name in ("src", "href")]
 
   def handle_endtag(self, tag):
     assert self.open.pop() == tag
+
+
+def embedded(page):
+  """The data that a page's charts are drawn from."""
+  return json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
 
 
 @pytest.fixture
@@ -77,9 +89,9 @@ def test_report_is_one_well_formed_file_that_loads_nothing(workdir):
   checker = Checker()
   checker.feed(text)
   assert checker.open == []
-  assert checker.loaded == []
+  assert checker.elsewhere() == []
   assert "A &lt;study&gt; &amp; more" in text
-  assert "killed by &lt;SIGKILL&gt;" in text
+  assert embedded(text)["trials"][0]["reason"] == "killed by <SIGKILL>"
   assert 'class="warn"' in text
   assert "0.939" not in text  # the paper's model C at (1,2,4), which is of other data
   write_report(SWEEP, build_study(SWEEP, workdir, SVHN), workdir / "report.html", "python -m x --a=<b>")
@@ -88,7 +100,9 @@ def test_report_is_one_well_formed_file_that_loads_nothing(workdir):
 
 def test_report_of_nothing_yet(tmp_path):
   write_report(SWEEP, build_study(SWEEP, tmp_path, None), tmp_path / "report.html", "")
-  assert "Nothing to draw yet" in (tmp_path / "report.html").read_text()
+  data = embedded((tmp_path / "report.html").read_text())
+  assert {trial["status"] for trial in data["trials"]} == {"waiting"}
+  assert not any("accuracy" in setting or setting["curve"] for setting in data["settings"])
 
 
 def test_study_means_over_seeds(workdir):
@@ -139,11 +153,18 @@ def test_ticks_enclose_the_range(low, span, whole):
   assert found[-1] >= low + span - 1e-6
 
 
-@given(st.lists(st.tuples(st.floats(1, 1e12), st.floats(0, 1)), max_size=5), st.booleans(), st.booleans())
-def test_any_points_can_be_drawn(points, log_x, lines):
-  drawing = chart([Series("<a>", tuple(points))], x_label="x", y_label="y", log_x=log_x, lines=lines)
+@given(st.lists(st.tuples(st.floats(1, 1e12), st.floats(0, 1)), max_size=5), st.booleans())
+def test_any_points_can_be_drawn(points, is_share):
+  drawing = chart([Series("<a>", tuple(points))], x_label="x", y_label="y", is_share=is_share)
   assert "nan" not in drawing
   assert "<a>" not in drawing
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=50))
+def test_any_histogram_can_be_drawn(counts):
+  drawing = bars({"low": -1.0, "high": 2.5, "counts": counts}, title="<weights>")
+  assert drawing.count("<rect") == len(counts)
+  assert "<weights>" not in drawing
 
 
 def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
@@ -163,11 +184,9 @@ def test_backends_have_rows_of_their_own_and_curves_against_time(tmp_path):
     ("1,2,4 emulated", 2, 0.878), ("1,2,4 integer", 2, 0.878),
   ]  # fmt: skip
   write_report(sweep, study, tmp_path / "report.html", "")
-  page = (tmp_path / "report.html").read_text()
-  curves = page[page.index("Training curves against time") :]
-  colors = re.findall(r'<polyline points="[^"]*" fill="none" stroke="(#\w+)"', curves)
-  assert len(colors) == 4
-  assert len(set(colors)) == 2
+  settings = embedded((tmp_path / "report.html").read_text())["settings"]
+  assert [point["seconds"] for setting in settings for point in setting["curve"]] == [20.0, 40.0, 10.0, 20.0]
+  assert settings[0]["curve"][1]["test_accuracy"] == [0.2, 0.2, 0.2]
   records = [{"step": 100, "images_per_second": 640.0}, {"step": 200, "images_per_second": 1280.0}]
   assert seconds_of_training(records, 64) == [10.0, 15.0]
 
@@ -202,9 +221,12 @@ def test_a_mean_says_of_how_many(tmp_path, statuses, text, missing):
   assert (cell.text, cell.missing) == (text, missing)
   write_report(sweep, study, tmp_path / "report.html", "")
   page = (tmp_path / "report.html").read_text()
-  row = re.search(r"<tr><td>1,2,4</td>(.*?)</td>", page).group(1)
-  assert text in row
+  row = re.search(r"<tr><th>1,2,4</th>(.*?)</td>", page).group(1)
+  assert text.partition(" ")[0] in row
+  assert ("±" in row) == ("±" in text)
   assert ('class="cell bad"' in row) == bool(missing)
+  if " of 3" in text:
+    assert f"{text[-7:-1]}: {missing}" in row
   assert missing in row
   console = Console(width=200, record=True, file=io.StringIO())
   console.print(study_table(study))
@@ -229,9 +251,11 @@ def test_a_damaged_result_marks_its_trial_and_stops_nothing(workdir, damage):
   (workdir / "trials" / trials[2].name / "result.json").write_bytes(damage)
   write_json(workdir / "sweep.json", to_record(SWEEP))
   assert main([f"--workdir={workdir}"]) == 0
-  page = (workdir / "report.html").read_text()
-  assert "damaged" in page
-  assert sum(f"best 5{index}.00%" in page for index in range(3, 8)) == 5
+  found = {trial["name"]: trial for trial in embedded((workdir / "report.html").read_text())["trials"]}
+  assert found[trials[2].name]["status"] == "damaged"
+  assert sorted(trial["accuracy"][0] for trial in found.values() if trial["status"] == "done") == [
+    0.53, 0.54, 0.55, 0.56, 0.57,
+  ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -280,10 +304,11 @@ def test_no_record_of_one_trial_stops_the_report(workdir, kind):
   name = plan_trials(SWEEP)[0].name
   (workdir / "trials" / name / "result.json").write_text(json.dumps(RESULTS[kind]))
   write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
-  text = (workdir / "report.html").read_text()
-  assert len(re.findall(r"<summary><b>", text)) == len(plan_trials(SWEEP))
+  found = {trial["name"]: trial for trial in embedded((workdir / "report.html").read_text())["trials"]}
+  assert len(found) == len(plan_trials(SWEEP))
   if kind not in ("no device", "no UTF-8"):
-    assert f"<b>{name}</b>: damaged: result.json is damaged" in text
+    assert found[name]["status"] == "damaged"
+    assert "result.json is damaged" in found[name]["reason"]
 
 
 @pytest.mark.parametrize("fields", LINES, ids=str)
@@ -295,7 +320,9 @@ def test_no_line_of_one_trial_stops_the_report(workdir, fields):
   line = {"epoch": 1, "step": 1, "test_accuracy": 0.5, "images_per_second": 3.0}
   write_lines(directory / "metrics.jsonl", [line, line | {"epoch": 2, "step": 2} | fields])
   write_report(sweep, build_study(sweep, workdir, DATA), workdir / "report.html", "")
-  assert "epoch 1: 0.500" in (workdir / "report.html").read_text()
+  setting = embedded((workdir / "report.html").read_text())["settings"][0]
+  assert setting["curve"][0]["test_accuracy"] == [0.5, 0.5, 0.5]
+  assert "epoch" in trial_page(load_states([trial], workdir)[0])
 
 
 def test_a_trial_that_cannot_be_read_now_is_marked(workdir, monkeypatch):
@@ -308,7 +335,9 @@ def test_a_trial_that_cannot_be_read_now_is_marked(workdir, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, "read_bytes", refuse)
   write_report(SWEEP, build_study(SWEEP, workdir, DATA), workdir / "report.html", "")
-  assert f"<b>{name}</b>: failed: [Errno 13] Permission denied" in (workdir / "report.html").read_text()
+  found = {trial["name"]: trial for trial in embedded((workdir / "report.html").read_text())["trials"]}
+  assert found[name]["status"] == "failed"
+  assert "[Errno 13] Permission denied" in found[name]["reason"]
 
 
 @pytest.mark.parametrize("lost", ["all", "grid", "train"])
@@ -322,3 +351,30 @@ def test_a_sweep_without_a_field_is_one_line_and_its_report_stays(workdir, capsy
   assert "sweep.json: config." in error
   assert "is missing from this record" in error
   assert (workdir / "report.html").read_text() == "of yesterday"
+
+
+def test_the_command_writes_tables_and_pages_of_trials(workdir):
+  write_json(workdir / "sweep.json", to_record(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+  rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
+  assert len(rows) == len(plan_trials(SWEEP))
+  assert {row["status"] for row in rows} == {"failed", "waiting", "done"}
+  assert float(rows[-1]["best_test_accuracy"]) == pytest.approx(0.57)
+  assert int(rows[-1]["cost_macs"]) > 1e6
+  assert json.loads((workdir / "results.json").read_text())[-1]["G"] == int(rows[-1]["G"])
+  page = workdir / "trials" / rows[-1]["trial"] / "trial.html"
+  checker = Checker()
+  checker.feed(page.read_text())
+  assert checker.open == []
+  assert set(checker.loaded) == {"../../report.html", "metrics.jsonl", "result.json"}
+  before = page.stat().st_mtime_ns
+  assert main([f"--workdir={workdir}"]) == 0
+  assert page.stat().st_mtime_ns == before  # one that is newer than the result stays
+
+
+def test_parquet_holds_what_the_csv_holds(workdir):
+  parquet = pytest.importorskip("pyarrow.parquet")
+  write_json(workdir / "sweep.json", to_record(SWEEP))
+  assert main([f"--workdir={workdir}"]) == 0
+  table = parquet.read_table(workdir / "results.parquet").to_pylist()
+  assert table == json.loads((workdir / "results.json").read_text())

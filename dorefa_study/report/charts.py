@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 12, 44
@@ -30,15 +31,14 @@ class Series:
   color: int | None = None
 
 
-def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool = False, lines: bool = True) -> str:
+def chart(series: Sequence[Series], *, x_label: str, y_label: str, is_share: bool = True) -> str:
   """An SVG chart with its legend.
 
   Args:
     series: what to draw; those without points are left out.
     x_label: under the x axis.
-    y_label: beside the y axis; y is a share, shown in per cent.
-    log_x: a logarithmic x axis.
-    lines: join the points of a series.
+    y_label: beside the y axis.
+    is_share: y is a share, shown in per cent.
 
   Returns:
     HTML.
@@ -50,10 +50,9 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool =
   drawn = [(index if one.color is None else one.color, one) for index, one in enumerate(series) if one.points]
   if not drawn:
     return "<p>Nothing to draw yet.</p>"
-  transform = math.log10 if log_x else float
-  xs = [transform(x) for _, one in drawn for x, _ in one.points]
+  xs = [x for _, one in drawn for x, _ in one.points]
   ys = [y for _, one in drawn for _, y in one.points]
-  x_ticks = _decades(min(xs), max(xs)) if log_x else ticks(min(xs), max(xs), whole=True)
+  x_ticks = ticks(min(xs), max(xs), whole=True)
   y_ticks = ticks(min(ys), max(ys))
   x_low, x_high = min(x_ticks[0], *xs), max(x_ticks[-1], *xs)
   x_high = x_high if x_high > x_low else x_low + 1
@@ -63,22 +62,25 @@ def chart(series: Sequence[Series], *, x_label: str, y_label: str, log_x: bool =
     across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
     return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-  parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(y_label)} by {_text(x_label)}">']
+  parts = [
+    f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(y_label)} by {_text(x_label)}">'
+  ]
   for tick in y_ticks:
     _, y = place(x_low, tick)
     parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_percent(tick, y_ticks)}</text>')
+    text = _percent(tick, y_ticks) if is_share else f"{tick:.4g}"
+    parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
   for tick in x_ticks:
     x, _ = place(tick, y_low)
-    parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_x_text(tick, log_x)}</text>')
+    parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
   middle = (LEFT + WIDTH - RIGHT) / 2
   parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{_text(x_label)}</text>')
   turned = f"translate(12 {(HEIGHT - BOTTOM + TOP) / 2}) rotate(-90)"
   parts.append(f'<text transform="{turned}" text-anchor="middle">{_text(y_label)}</text>')
   for index, one in drawn:
-    parts += _draw(one, index, [place(transform(x), y) for x, y in one.points], lines)
+    parts += _draw(one, index, [place(x, y) for x, y in one.points])
   parts.append("</svg>")
-  return "".join(parts) + _legend(drawn, lines)
+  return "".join(parts) + _legend(drawn)
 
 
 def colour(index: int) -> str:
@@ -115,34 +117,48 @@ def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
   return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-  return [float(decade) for decade in range(math.floor(low), math.ceil(high) + 1)]
+def bars(histogram: Mapping[str, Any], *, title: str) -> str:
+  """A histogram as a small SVG.
+
+  Args:
+    histogram: {"low", "high", "counts"}.
+    title: above it.
+
+  Example:
+    >>> "rect" in bars({"low": 0.0, "high": 1.0, "counts": [1, 2]}, title="weights")
+    True
+  """
+  counts, top = histogram["counts"], max(histogram["counts"], default=0) or 1
+  width, height = 300 / max(1, len(counts)), 60
+  drawn = "".join(
+    f'<rect x="{10 + index * width:.1f}" y="{78 - height * count / top:.1f}" width="{width:.1f}" '
+    f'height="{height * count / top:.1f}" fill="{colour(0)}"/>'
+    for index, count in enumerate(counts)
+  )
+  ends = ((10, "start", histogram["low"]), (310, "end", histogram["high"]))
+  texts = "".join(f'<text x="{x}" y="94" text-anchor="{anchor}">{value:.3g}</text>' for x, anchor, value in ends)
+  label = f'<text x="10" y="13">{_text(title)}</text>'
+  return f'<svg class="chart" viewBox="0 0 320 100" role="img" aria-label="{_text(title)}">{label}{drawn}{texts}</svg>'
 
 
-def _draw(one: Series, index: int, places: Sequence[tuple[float, float]], lines: bool) -> list[str]:
+def _draw(one: Series, index: int, places: Sequence[tuple[float, float]]) -> list[str]:
   parts = []
   stroke, dash = colour(index), DASHES[index // len(PALETTE) % len(DASHES)]
-  if lines:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(
-      f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="2" stroke-dasharray="{dash}"/>'
-    )
+  path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+  parts.append(f'<polyline points="{path}" fill="none" stroke="{stroke}" stroke-width="2" stroke-dasharray="{dash}"/>')
   labels = one.labels or (one.name,) * len(places)
   for (x, y), label in zip(places, labels):
-    radius = 2.5 if lines else 5
-    parts.append(
-      f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{stroke}"><title>{_text(label)}</title></circle>'
-    )
+    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{stroke}"><title>{_text(label)}</title></circle>')
   return parts
 
 
-def _legend(drawn: Sequence[tuple[int, Series]], lines: bool) -> str:
+def _legend(drawn: Sequence[tuple[int, Series]]) -> str:
   entries = []
   for index, name in dict.fromkeys((index, one.name) for index, one in drawn):
-    dash = DASHES[index // len(PALETTE) % len(DASHES)] if lines else ""
+    dash = DASHES[index // len(PALETTE) % len(DASHES)]
     mark = (
       f'<svg class="key" viewBox="0 0 22 8"><line x1="0" x2="22" y1="4" y2="4" stroke="{colour(index)}" '
-      f'stroke-width="{3 if lines else 8}" stroke-dasharray="{dash}"/></svg>'
+      f'stroke-width="3" stroke-dasharray="{dash}"/></svg>'
     )
     entries.append(f"<span>{mark}{_text(name)}</span>")
   return f'<p class="legend">{"".join(entries)}</p>'
@@ -151,15 +167,6 @@ def _legend(drawn: Sequence[tuple[int, Series]], lines: bool) -> str:
 def _percent(value: float, all_ticks: Sequence[float]) -> str:
   fine = any(abs(tick * 100 - round(tick * 100)) > 1e-6 for tick in all_ticks)
   return f"{value * 100:.1f}%" if fine else f"{value * 100:.0f}%"
-
-
-def _x_text(value: float, log_x: bool) -> str:
-  if not log_x:
-    return f"{value:g}"
-  units = {0: "", 3: " k", 6: " M", 9: " G", 12: " T"}
-  exponent = int(value)
-  unit = exponent // 3 * 3
-  return f"{10 ** (exponent - unit)}{units.get(unit, f' e{unit}')}"
 
 
 def _text(value: str) -> str:

@@ -1,0 +1,56 @@
+"""Writes a sweep's report: `python -m experiments.report --workdir=runs/svhn_grid`.
+
+And results.csv, results.json, results.parquet, and a page for each trial that has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from dorefa_study.cli import define_path, new_flags, parse
+from dorefa_study.errors import UsageError, one_line_errors
+from dorefa_study.groups import read
+from dorefa_study.plan import SweepConfig, plan_trials
+from dorefa_study.records import read_object
+from dorefa_study.report.page import write_report
+from dorefa_study.report.trial_page import write_trial_page
+from dorefa_study.results import read_data_record
+from dorefa_study.runner import load_states
+from dorefa_study.study import build_study
+from dorefa_study.tables import build_rows, write_tables
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments, without the program's name.
+
+  Returns:
+    0, or 2 for wrong use.
+  """
+  values = new_flags()
+  define_path("workdir", None, "of a sweep, finished or not", flag_values=values, required=True)
+  workdir = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags.workdir
+  saved = read_object(workdir / "sweep.json")
+  if saved is None:
+    is_there = (workdir / "sweep.json").exists()
+    problem = "a sweep.json that is damaged" if is_there else "no sweep.json; name the work directory of a sweep"
+    raise UsageError(f"--workdir: {workdir} holds {problem}")
+  sweep = read(SweepConfig, saved, f"--workdir: {workdir / 'sweep.json'}: config", is_record=True)
+  command, data = "", None
+  with contextlib.suppress(OSError):  # a report without them is better than none
+    command = str((read_object(workdir / "command.json") or {}).get("command", ""))
+    data = read_data_record(workdir / "data" / "data.json")
+  states = load_states(plan_trials(sweep), workdir)
+  study = build_study(sweep, workdir, data, states)
+  for state in states:
+    if state.result is not None:
+      write_trial_page(state, replace=False)
+  write_tables(build_rows(states, data), workdir)
+  write_report(sweep, study, workdir / "report.html", command)
+  print(f"report: {workdir / 'report.html'}")
+  return 0
