@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-MODULES = ("sweep", "train", "evaluate", "report", "freeze", "predict")
+MODULES = ("sweep", "train", "evaluate", "report", "watch", "freeze", "predict")
 """Modules with a function `main`, each a command."""
 
 
@@ -22,7 +22,7 @@ def run(module: str) -> int:
     >>> run("nothing")
     Traceback (most recent call last):
       ...
-    ValueError: module must be one of sweep, train, evaluate, report, freeze, predict, got 'nothing'
+    ValueError: module must be one of sweep, train, evaluate, report, watch, freeze, predict, got 'nothing'
   """
   if module not in MODULES:
     raise ValueError(f"module must be one of {', '.join(MODULES)}, got {module!r}")
@@ -52,6 +52,11 @@ def evaluate() -> int:
 def report() -> int:
   """`dorefa-report`."""
   return run("report")
+
+
+def watch() -> int:
+  """`dorefa-watch`."""
+  return run("watch")
 
 
 def freeze() -> int:

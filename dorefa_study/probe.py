@@ -22,8 +22,8 @@ PROBED_IMAGES = 64
 
 Bits = BitWidths | LayerBits | None
 Probe = Callable[[Variables, jax.Array, jax.Array, Bits], dict[str, dict[str, jax.Array]]]
-"""(variables, images in [0, 1], labels, traced bits or None for static ones) -> by layer "inputs", "gradients", "G", and
-"noise", the norm of it."""
+"""(variables, images in [0, 1], labels, traced bits or None for static ones) -> by layer "inputs", "gradients", "G",
+and "noise", the norm of it."""
 
 
 def build_probe(network: Network, setting: Setting) -> Probe | None:

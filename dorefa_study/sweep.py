@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from absl import flags as absl_flags
 from rich.console import Console
 
-from dorefa_jax.kernels.packing import MAX_BITS
 from dorefa_study.cli import define_path, load_config, new_flags, parse
 from dorefa_study.commands import words_of
 from dorefa_study.config import DataConfig, read
 from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
 from dorefa_study.executors import EXECUTORS
 from dorefa_study.groups import completed, to_record
-from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
-from dorefa_study.programs import program_key
-from dorefa_study.progress import Throttle
+from dorefa_study.plan import SweepConfig, duration, plan_trials
 from dorefa_study.records import write_json
-from dorefa_study.runner import load_states, run_trials
+from dorefa_study.runner import load_states
 from dorefa_study.trackers import TRACKERS
 from dorefa_study.workdir import check_workdir, open_workdir
 
 CONFIG = "sweep.json"
+SLURM = "slurm"
 FAILED_TRIALS = 1
 
 
@@ -51,17 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   sweep = read(SweepConfig, load_config(flags.config, line.overrides, SweepConfig).to_dict())
   if flags.workers < 0:
     raise UsageError(f"--workers must be an integer from 0 (0 = one for each core or GPU), got {flags.workers}")
+  trials = plan_trials(sweep)  # before anything is written: what cannot run is an error of the command
   console = Console()
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
     check_workdir(workdir, CONFIG, record_of(sweep), complete=complete)
-    return _dry_run(sweep, workdir, flags, console)
-  command = shlex.join([*words_of("sweep"), *arguments])
-  with open_workdir(workdir, CONFIG, record_of(sweep), made_again=("data",), complete=complete):
+    return _dry_run(sweep, trials, workdir, flags, console)
+  is_share = bool(flags.shard) or flags.executor == SLURM
+  with open_workdir(workdir, CONFIG, record_of(sweep), made_again=("data",), complete=complete, is_shared=is_share):
     try:
-      return _run(sweep, workdir, flags, console, command)
+      return _run(sweep, trials, workdir, flags, console, arguments)
     except KeyboardInterrupt:
-      return _stopped(command, console)
+      return _stopped(shlex.join([*words_of("sweep"), *arguments]), console)
 
 
 def record_of(sweep: SweepConfig) -> dict[str, Any]:
@@ -81,7 +77,9 @@ def _flags() -> absl_flags.FlagValues:
   absl_flags.DEFINE_boolean("dry_run", False, "print the plan, run nothing", values)
   absl_flags.DEFINE_integer("workers", 0, "trials at once (0: one for each core or GPU)", flag_values=values)
   absl_flags.DEFINE_list("tracker", [], f"where metrics go too: {', '.join(TRACKERS)}", values)
-  absl_flags.DEFINE_enum("executor", "local", list(EXECUTORS), "where trials run", values)
+  absl_flags.DEFINE_enum("executor", "local", [*EXECUTORS, SLURM], "where trials run", values)
+  absl_flags.DEFINE_string("slurm", "", "parameters of jobs, such as partition=cpu,timeout_min=60", values)
+  absl_flags.DEFINE_string("shard", "", "I/N: run the I-th of N shares of the trials, beside the others", values)
   return values
 
 
@@ -96,74 +94,40 @@ def default_workdir(spec: str) -> str:
   return f"runs/{pathlib.Path(path).stem}" + (f"_{preset}" if preset else "")
 
 
-def _run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console, command: str) -> int:
-  from dorefa_study.report.page import write_report
-  from dorefa_study.report.trial_page import write_trial_page
-  from dorefa_study.study import build_study
-  from dorefa_study.tables import build_rows, write_tables
-  from dorefa_study.terminal import Board, study_table
+def _run(
+  sweep: SweepConfig,
+  trials: Sequence[Trial],
+  workdir: pathlib.Path,
+  flags: Any,
+  console: Console,
+  arguments: Sequence[str],
+) -> int:
+  from dorefa_study.launch import Launch, Shard
+  from dorefa_study.terminal import study_table
 
+  shard, command = Shard.parse(flags.shard), shlex.join([*words_of("sweep"), *arguments])
   data = prepare_data(sweep.data, workdir)
   check_batch(sweep, data["train"])
   _announce(data, console)
   write_json(workdir / "command.json", {"command": command})
-  states = load_states(plan_trials(sweep), workdir)
-  report = workdir / "report.html"
-
-  unwritten: list[str] = []
-
-  throttle = Throttle()
-
-  def refresh() -> None:
-    try:
-      with throttle:
-        write_tables(build_rows(states, data), workdir)
-        write_report(sweep, build_study(sweep, workdir, data, states), report, command)
-      unwritten.clear()
-    except OSError as error:  # a full disk ends no sweep: the next trial may find room, and the report is made anew
-      unwritten[:] = [str(error)]
-
-  environment = {"JAX_COMPILATION_CACHE_DIR": str((workdir / "xla_cache").absolute())}
-  executor = EXECUTORS[flags.executor](flags.workers, environment)
-  try:
-    with Board(states, console) as board:
-
-      def notify(state: Any, line: str) -> None:
-        with contextlib.suppress(OSError):  # a terminal that is gone is no trial's failure
-          board.notify(state, line)
-        if state.result is not None:
-          with contextlib.suppress(OSError):
-            write_trial_page(state)
-          if throttle.is_due():
-            refresh()
-
-      trial_flags = [f"--data_cache={(workdir / 'data').absolute()}"]
-      trial_flags += [f"--tracker={','.join(flags.tracker)}"] if flags.tracker else []
-      cost = functools.partial(_cost, data["train"])
-      finished = asyncio.run(
-        run_trials(states, executor, trial_flags, notify, cost=cost, program=lambda trial: program_key(trial.config))
-      )
-  finally:
-    executor.close()
-  refresh()
+  launch = Launch(sweep, trials, workdir, data, command, console)
+  if flags.executor == SLURM:
+    share = [word for word in arguments if not re.match("--?(executor|workers|shard|slurm)=", word)]
+    finished = launch.run_on_slurm([*share, f"--workdir={workdir.absolute()}"], flags.workers or 1, flags.slurm)
+  else:
+    finished = launch.run(shard, flags.executor, flags.workers, flags.tracker)
   if not finished:
     return _stopped(command, console)
-  console.print(study_table(build_study(sweep, workdir, data, states)))
+  console.print(study_table(launch.study()))
   _announce(data, console)
-  unfinished = [state for state in states if state.status not in ("done", "diverged")]
+  mine = shard.of(launch.states, data["train"])
+  unfinished = [state for state in mine if state.status not in ("done", "diverged")]
   for state in unfinished:
     reason = (state.result or {}).get("reason") or "its directory is in use; run the same command again later"
     console.print(f"{state.trial.name} {state.status}: {reason}; see {state.directory}", markup=False, soft_wrap=True)
-  line = f"report: {report}" + "".join(f" is out of date, it could not be written: {error}" for error in unwritten)
-  console.print(line, markup=False, highlight=False, soft_wrap=True)
-  return FAILED_TRIALS if unfinished or unwritten else 0
-
-
-def _cost(train_images: int, trial: Trial) -> float:
-  from dorefa_study.estimate import relative_cost
-
-  # Bits that the kernels do not compute take floats, which are several times as slow.
-  return relative_cost(trial.config, train_images) * (1 if max(jax.tree.leaves(trial.bits)) <= MAX_BITS else 4)
+  late = f" is out of date, it could not be written: {launch.unwritten}" if launch.unwritten else ""
+  console.print(f"report: {launch.report}{late}", markup=False, highlight=False, soft_wrap=True)
+  return FAILED_TRIALS if unfinished or launch.unwritten else 0
 
 
 def _stopped(command: str, console: Console) -> int:
@@ -210,12 +174,11 @@ def _announce(data: dict[str, Any], console: Console) -> None:
   )
 
 
-def _dry_run(sweep: SweepConfig, workdir: pathlib.Path, flags: Any, console: Console) -> int:
+def _dry_run(sweep: SweepConfig, trials: Sequence[Trial], workdir: pathlib.Path, flags: Any, console: Console) -> int:
   from dorefa_study.data.loading import find_directory, generated_name, train_size
   from dorefa_study.estimate import estimate
   from dorefa_study.terminal import plan_table
 
-  trials = plan_trials(sweep)
   console.print(f"{len(trials):,} trials", highlight=False)
   directory = find_directory(sweep.data)
   generated = generated_name(sweep.data, directory)

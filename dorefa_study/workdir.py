@@ -28,6 +28,7 @@ def open_workdir(
   wait_seconds: float = 0.0,
   made_again: Sequence[str] = (),
   complete: Complete = dict,
+  is_shared: bool = False,
 ) -> Iterator[None]:
   """Makes a work directory for a config, or finds that it is one already, and holds it while it is used.
 
@@ -39,6 +40,7 @@ def open_workdir(
     made_again: names of folders that any run can make again: where there is nothing else, a failed first run leaves
       nothing.
     complete: adds to a record of an earlier version the fields that came later.
+    is_shared: hold it together with others that share it too.
 
   Yields:
     Nothing.
@@ -52,8 +54,9 @@ def open_workdir(
   with contextlib.ExitStack() as stack:
     try:
       directory.mkdir(parents=True, exist_ok=True)
-      stack.enter_context(_locked(directory, wait_seconds))
-      remove_partial_files(directory)
+      stack.enter_context(locked(directory, wait_seconds, is_shared=is_shared))
+      if not is_shared:  # others may be writing theirs
+        remove_partial_files(directory)
       existing = read_object(directory / name)
       if existing is None:
         write_json(directory / name, config)
@@ -131,14 +134,26 @@ def _as_lists(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _locked(directory: pathlib.Path, wait_seconds: float) -> Iterator[None]:
-  """Holds a directory's lock, which goes with the process; the file holds the process's number."""
+def locked(directory: pathlib.Path, wait_seconds: float, *, is_shared: bool = False) -> Iterator[None]:
+  """Holds a directory's lock, which goes with the process; the file holds the process's number.
+
+  Args:
+    directory: the directory, which exists.
+    wait_seconds: how long to wait for another process that holds it.
+    is_shared: hold it together with others that share it too.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    InUseError: another process holds it.
+  """
   descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
   try:
     deadline = time.monotonic() + wait_seconds
     while True:
       try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         break
       except BlockingIOError:
         if time.monotonic() > deadline:

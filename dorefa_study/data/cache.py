@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -13,9 +14,12 @@ from dorefa_study.data.dataset import Dataset, Split
 from dorefa_study.data.loading import load_dataset
 from dorefa_study.data.samples import write_samples
 from dorefa_study.records import read_json, write_json
+from dorefa_study.workdir import locked
 
 RECORD, CONFIG = "data.json", "config.json"
 SPLITS = ("train", "test", "validation")
+SECONDS_TO_WAIT = 3600.0
+"""For another process that loads, or downloads, the data."""
 SAMPLES = "samples.png"
 """A sheet of training images, for reports."""
 
@@ -39,11 +43,17 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
   """
   if directory is None:
     return load_dataset(config)
-  cached = _read(config, directory)
-  if cached is not None:
-    return cached
-  dataset = load_dataset(config)
+  # A study whose data vary has one cache for those that it began with, and one in it for each of the others.
+  kept = read_json(directory / CONFIG)
+  if kept is not None and kept != dataclasses.asdict(config):
+    directory = directory / hashlib.sha256(repr(config).encode()).hexdigest()[:12]
   directory.mkdir(parents=True, exist_ok=True)
+  with locked(directory, SECONDS_TO_WAIT):  # several processes may want the same data at once
+    return _read(config, directory) or _load_into(config, directory)
+
+
+def _load_into(config: DataConfig, directory: pathlib.Path) -> Dataset:
+  dataset = load_dataset(config)
   (directory / RECORD).unlink(missing_ok=True)
   for name in SPLITS:
     split = getattr(dataset, name)
