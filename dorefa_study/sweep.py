@@ -18,7 +18,7 @@ from dorefa_study.config import DataConfig, read
 from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
 from dorefa_study.executors import EXECUTORS
 from dorefa_study.groups import completed, to_record
-from dorefa_study.plan import SweepConfig, duration, plan_trials
+from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
 from dorefa_study.records import write_json
 from dorefa_study.runner import load_states
 from dorefa_study.trackers import TRACKERS
