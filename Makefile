@@ -12,6 +12,7 @@ NATIVE_SOURCES = find $(NATIVE) -name '*.cc' -not -path '*/ffi/*'
 .PHONY: compiled sanitize no-compiler other-jaxlib sweep test test-unit test-core test-slow lint types doctest wheel notebooks small-sweep benchmark check constraints clean
 
 sweep: $(VENV)/.core
+	@echo "== bit widths against channel widths: 8 trials, about 5 minutes on two cores"
 	$(BIN)/python -m experiments.sweep --config=configs/svhn_grid.py
 
 test: $(VENV)/.test
@@ -140,6 +141,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: pyproject.toml setup.py constraints.txt $(wildcard $(NATIVE)/* $(NATIVE)/*/*) | $(VENV)/bin/python
+	@echo "== installing JAX and its friends, and compiling the integer kernels: 2 to 5 minutes, once"
 	$(BIN)/pip install -q -c constraints.txt -e '.[study]'
 	touch $@
 

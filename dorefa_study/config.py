@@ -37,7 +37,6 @@ class DataConfig:
     validation_size: number of training images held out, by which the best epoch is chosen too.
     test_share: share of the images that are for testing, where the data come without a test split.
     split_seed: seed of the splits.
-    stream: "never" keeps images on the device, "always" reads them as they are needed, "auto" does what fits.
   """
 
   name: str = "svhn"
@@ -51,7 +50,6 @@ class DataConfig:
   validation_size: int = later(0)
   test_share: float = later(0.2)
   split_seed: int = later(0)
-  stream: str = later("auto")
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
@@ -63,7 +61,6 @@ class DataConfig:
     require(self.validation_size >= 0, f"{where}.validation_size", "an integer from 0", self.validation_size)
     require(0 < self.test_share < 1, f"{where}.test_share", "a number between 0 and 1", self.test_share)
     require(0 <= self.split_seed < 2**31, f"{where}.split_seed", "an integer from 0 to 2^31 - 1", self.split_seed)
-    require(self.stream in ("auto", "always", "never"), f"{where}.stream", "auto, always or never", self.stream)
 
 
 @dataclasses.dataclass(frozen=True)

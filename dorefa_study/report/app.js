@@ -176,7 +176,8 @@
       const row = document.createElement("tr");
       columns.forEach(([name, of], index) => {
         const cell = document.createElement("td"), value = of(t);
-        if (index === 0) {
+        if (index === 0 && !t.page) cell.textContent = t.name;
+        else if (index === 0) {
           const link = document.createElement("a");
           link.href = "trials/" + encodeURIComponent(t.name) + "/trial.html"; link.textContent = t.name;
           cell.append(link);

@@ -1,6 +1,7 @@
 """Writes a sweep's report: `python -m experiments.report --workdir=runs/svhn_grid`.
 
-And results.csv, results.json, results.parquet, and a page for each trial that has none.
+And results.csv, results.json and results.parquet; with --pages, a page for each trial that has none newer than its
+result. A sweep writes them as its trials end.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+
+from absl import flags as absl_flags
 
 from dorefa_study.cli import define_path, new_flags, parse
 from dorefa_study.errors import UsageError, one_line_errors
@@ -34,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   values = new_flags()
   define_path("workdir", None, "of a sweep, finished or not", flag_values=values, required=True)
-  workdir = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags.workdir
+  absl_flags.DEFINE_boolean("pages", False, "write missing pages of trials too", values)
+  flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
+  workdir = flags.workdir
   saved = read_object(workdir / "sweep.json")
   if saved is None:
     is_there = (workdir / "sweep.json").exists()
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   states = load_states(plan_trials(sweep), workdir)
   study = build_study(sweep, workdir, data, states)
   for state in states:
-    if state.result is not None:
+    if flags.pages and state.result is not None:
       write_trial_page(state, replace=False)
   write_tables(build_rows(states, data), workdir)
   write_report(sweep, study, workdir / "report.html", command)

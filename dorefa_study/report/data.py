@@ -12,6 +12,7 @@ from dorefa_study.costs import costs_of
 from dorefa_study.records import read_object
 from dorefa_study.report.curves import layer_curves, read_records, setting_curve
 from dorefa_study.report.heat_map import column_title
+from dorefa_study.report.trial_page import PAGE
 from dorefa_study.results import PROBE
 from dorefa_study.runner import TrialState
 from dorefa_study.statistics import mean
@@ -91,6 +92,7 @@ def _trial(state: TrialState, study: Study) -> dict[str, Any]:
     "rate": _round(result.get("images_per_second") or 0.0),
     "seconds": _round(result.get("seconds") or 0.0),
     "reason": str(result.get("reason") or ""),
+    "page": (state.directory / PAGE).exists(),
   }
 
 

@@ -36,12 +36,13 @@ def test_commands_and_links_name_what_exists(document):
   targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
   for _, code in blocks(document, "sh"):
     for command in code.splitlines():
-      words = shlex.split(command, comments=True)
+      words = shlex.split(command.removesuffix("\\"), comments=True)
       for target in words[1:] if words[:1] == ["make"] else []:
         assert target in targets, f"{document}: make {target}"
       if words[:2] == ["python", "-m"]:
-        module = pathlib.Path(*words[2].split("."))
-        assert (ROOT / module.with_suffix(".py")).exists() or words[2] in ("pytest",), f"{document}: {words[2]}"
+        module = ROOT / pathlib.Path(*words[2].replace("experiments.", "dorefa_study.").split("."))
+        is_there = module.with_suffix(".py").exists() or (module / "__main__.py").exists()
+        assert is_there or words[2] in ("pytest",), f"{document}: {words[2]}"
       for word in words:
         if word.startswith("--config="):
           assert (ROOT / word.removeprefix("--config=").partition(":")[0]).exists(), f"{document}: {word}"

@@ -355,7 +355,7 @@ def test_a_sweep_without_a_field_is_one_line_and_its_report_stays(workdir, capsy
 
 def test_the_command_writes_tables_and_pages_of_trials(workdir):
   write_json(workdir / "sweep.json", to_record(SWEEP))
-  assert main([f"--workdir={workdir}"]) == 0
+  assert main([f"--workdir={workdir}", "--pages"]) == 0
   rows = list(csv.DictReader((workdir / "results.csv").read_text().splitlines()))
   assert len(rows) == len(plan_trials(SWEEP))
   assert {row["status"] for row in rows} == {"failed", "waiting", "done"}
@@ -368,7 +368,7 @@ def test_the_command_writes_tables_and_pages_of_trials(workdir):
   assert checker.open == []
   assert set(checker.loaded) == {"../../report.html", "metrics.jsonl", "result.json"}
   before = page.stat().st_mtime_ns
-  assert main([f"--workdir={workdir}"]) == 0
+  assert main([f"--workdir={workdir}", "--pages"]) == 0
   assert page.stat().st_mtime_ns == before  # one that is newer than the result stays
 
 
