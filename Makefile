@@ -64,7 +64,7 @@ $(SANITIZED)/library.so: $(wildcard $(NATIVE)/* $(NATIVE)/*/*)
 	  -fsanitize=address,undefined -fno-sanitize-recover=all -fPIC -c {} -o $(SANITIZED)/$$(basename {}).o'
 	$(CXX) -shared -fsanitize=address,undefined $(SANITIZED)/*.o -o $@ -pthread
 
-# Built, then imported where nothing but the wheel and what it asks for is installed.
+# Built, then imported where nothing but the wheel and what it asks for is installed; then the study with its extra.
 wheel: $(VENV)/.test
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
@@ -72,6 +72,9 @@ wheel: $(VENV)/.test
 	build/wheel/venv/bin/pip install -q -c constraints.txt build/wheel/*.whl
 	cd build/wheel && venv/bin/python -W error -c \
 	  "import dorefa_jax as d; print(d.__version__, d.BitWidths(1, 2, 4), d.kernels.available())"
+	cd build/wheel && venv/bin/dorefa-sweep --config=svhn_grid 2>&1 | grep "pip install 'dorefa-jax\[study\]'"
+	build/wheel/venv/bin/pip install -q -c constraints.txt "$$(echo build/wheel/*.whl)[study]"
+	cd build/wheel && venv/bin/dorefa-sweep --config=svhn_first_last --dry_run | tail -1
 
 # The installation must succeed where nothing compiles, and say what is missing.
 no-compiler: $(VENV)/.core

@@ -57,13 +57,13 @@ programs, session, total = Programs(), Session(), 0.0
 for path in sys.argv[1:]:
   config = read(TrialConfig, json.loads(pathlib.Path(path).read_text()))
   data = session.load(config.data)
-  count = len(data.train[1]) // config.train.batch_size
+  count = data.train.count // config.train.batch_size
   steps = build_steps(config, channels=3, total_steps=count * config.train.epochs, programs=programs)
   state = steps.init(jax.random.key(0), None)
-  order = np.random.default_rng(0).permutation(len(data.train[1])).astype(np.int32)
+  order = np.random.default_rng(0).permutation(data.train.count).astype(np.int32)
   def step(state, index):
     batch = order[index * config.train.batch_size : (index + 1) * config.train.batch_size]
-    return steps.train(state, *data.train, batch, jax.random.key(1), steps.control(0), None)
+    return steps.train(state, data.train.images, data.train.labels, batch, jax.random.key(1), steps.control(0), None)
   state = jax.block_until_ready(step(state, 0))
   start = time.perf_counter()
   for epoch in range(config.train.epochs):

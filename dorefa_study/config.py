@@ -37,6 +37,8 @@ class DataConfig:
     validation_size: number of training images held out, by which the best epoch is chosen too.
     test_share: share of the images that are for testing, where the data come without a test split.
     split_seed: seed of the splits.
+    load_size: side that images in files are read at, before a step crops or resizes them; 0 = image_size.
+    stream: "never" keeps all images in memory, "always" reads them as they are needed, "auto" does what fits.
   """
 
   name: str = "svhn"
@@ -50,6 +52,8 @@ class DataConfig:
   validation_size: int = later(0)
   test_share: float = later(0.2)
   split_seed: int = later(0)
+  load_size: int = later(0)
+  stream: str = later("auto")
 
   def check(self, where: str) -> None:
     """Raises UsageError for a value that no run can use."""
@@ -58,8 +62,11 @@ class DataConfig:
       require(getattr(self, name) >= 0, f"{where}.{name}", "an integer from 0 (0 = all)", getattr(self, name))
     fits = self.image_size == 0 or 8 <= self.image_size <= LARGEST_IMAGE
     require(fits, f"{where}.image_size", f"an integer from 8 to {LARGEST_IMAGE}, or 0", self.image_size)
+    reads = self.load_size == 0 or 8 <= self.load_size <= LARGEST_IMAGE
+    require(reads, f"{where}.load_size", f"an integer from 8 to {LARGEST_IMAGE}, or 0", self.load_size)
     require(self.validation_size >= 0, f"{where}.validation_size", "an integer from 0", self.validation_size)
     require(0 < self.test_share < 1, f"{where}.test_share", "a number between 0 and 1", self.test_share)
+    require(self.stream in ("auto", "always", "never"), f"{where}.stream", "auto, always or never", self.stream)
     require(0 <= self.split_seed < 2**31, f"{where}.split_seed", "an integer from 0 to 2^31 - 1", self.split_seed)
 
 

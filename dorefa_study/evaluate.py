@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from absl import flags as absl_flags
 
 from dorefa_study.cli import define_path, new_flags, parse
 from dorefa_study.config import parse_bits
+from dorefa_study.data.feeds import DeviceFeed
 from dorefa_study.data.svhn import read_mat
 from dorefa_study.errors import UsageError, one_line_errors
 from dorefa_study.restore import require_channels, restore_trial
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   require_channels(split, trained.shape[2], f"--mat: {mat}")
   bits = parse_bits(flags.bits or trained.config.bits, "--bits")
   steps = trained.steps if not flags.bits else trained.at_bits(bits)
-  accuracy = evaluate(steps, trained.variables, (jax.device_put(split.images), jax.device_put(split.labels)))
+  accuracy = evaluate(steps, trained.variables, DeviceFeed.of(split))
   share = np.bincount(split.labels).max() / len(split.labels)
   print(
     f"accuracy {accuracy:.2%} on {len(split.labels)} images of {mat} with bits {bits} (commonest digit: {share:.2%})"

@@ -26,9 +26,10 @@ from dorefa_jax.bits import BitWidths
 from dorefa_jax.layer_bits import LayerBits
 from dorefa_study.cli import define_path, new_flags, parse
 from dorefa_study.config import TrialConfig, parse_bits
-from dorefa_study.data.dataset import DataError, Split
+from dorefa_study.data.dataset import DataError, Dataset, Split
 from dorefa_study.data.images import resize, to_unit
 from dorefa_study.data.loading import load_dataset
+from dorefa_study.data.streamed import read_all
 from dorefa_study.data.svhn import read_mat
 from dorefa_study.errors import UsageError, one_line_errors
 from dorefa_study.networks import LinenNetwork, NnxNetwork, Setting
@@ -147,7 +148,7 @@ def _own_images(config: TrialConfig, directory: pathlib.Path) -> Split:
       f"the trial began on {trained_on.get('name')} ({trained_on.get('source')}), and what is found here, "
       f"{dataset.name} ({dataset.source}), holds other images"
     )
-  return dataset.test
+  return dataset.test if isinstance(dataset, Dataset) else read_all(dataset.test)
 
 
 def _describe(agreement: Agreement) -> str:

@@ -33,6 +33,11 @@ class Queue(Generic[T]):
   def __bool__(self) -> bool:
     return bool(self._waiting)
 
+  @property
+  def is_busy(self) -> bool:
+    """Whether trials that were taken have not ended yet."""
+    return bool(self._begun)
+
   def take(self) -> T:
     """The trial that a free worker runs next."""
     begun = set(self._begun.values()) - self._known

@@ -14,7 +14,7 @@ from typing import Any
 PARTIAL = ".part"
 SEAL = "seal"
 """The field of a sealed record that holds a hash of the others."""
-MEASURED = ("images_per_second", "seconds", "host", "commit")
+MEASURED = ("images_per_second", "seconds", "input_seconds", "host", "commit")
 """Fields that differ from run to run, and are left out of the hash: what is trained again has the same seal."""
 
 

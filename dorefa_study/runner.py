@@ -19,6 +19,7 @@ from dorefa_study.results import DAMAGED, RESULT, read_result
 from dorefa_study.workdir import differing_fields
 
 ATTEMPTS = 2
+SECONDS_BETWEEN_LOOKS = 0.1
 UNFINISHED = ("waiting", "failed", DAMAGED)
 """States of trials that the next run of a sweep runs."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -131,7 +132,10 @@ async def run_trials(
 async def _work(
   queue: Queue[TrialState], slot: Slot, executor: Executor, arguments: Sequence[str], notify: Notify
 ) -> None:
-  while queue:
+  while queue or queue.is_busy:
+    if not queue:  # a slot may be lost, and its trial come back
+      await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+      continue
     state = queue.take()
     try:
       await _run(state, slot, executor, arguments, notify)

@@ -6,15 +6,12 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
-
 from dorefa_study.config import DataConfig
 from dorefa_study.data.cache import load_cached, record
-from dorefa_study.data.dataset import Dataset, Split
+from dorefa_study.data.dataset import Dataset
+from dorefa_study.data.feeds import DeviceFeed, Feed, StreamFeed
+from dorefa_study.data.streamed import Streamed
 from dorefa_study.steps import Programs
-
-OnDevice = tuple[jax.Array, jax.Array]
-"""Images and labels of a split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,17 +19,17 @@ class Loaded:
   """A data set that is ready for training.
 
   Attributes:
-    dataset: images and labels in memory.
     record: what a trial's records say of it.
-    train, test: on the device.
-    validation: on the device, None where nothing is held out.
+    num_classes: number of classes.
+    train, test: its splits.
+    validation: images held out, None where there are none.
   """
 
-  dataset: Dataset
   record: dict[str, Any]
-  train: OnDevice
-  test: OnDevice
-  validation: OnDevice | None
+  num_classes: int
+  train: Feed
+  test: Feed
+  validation: Feed | None
 
 
 class Session:
@@ -54,20 +51,24 @@ class Session:
     """
     if self._loaded is None or self._loaded[0] != config:
       self._loaded = None  # what is no longer needed makes room first
-      self._loaded = config, on_device(load_cached(config, cache), config)
+      self._loaded = config, ready(load_cached(config, cache), config)
     return self._loaded[1]
 
 
-def on_device(dataset: Dataset, config: DataConfig) -> Loaded:
-  """A data set with its images and labels on the device.
+def ready(dataset: Dataset | Streamed, config: DataConfig) -> Loaded:
+  """A data set whose images are on the device, or are read as they are needed.
 
   Args:
-    dataset: images and labels in memory.
+    dataset: in memory, or on disk.
     config: what was asked for.
   """
-
-  def put(split: Split) -> OnDevice:
-    return jax.device_put(split.images), jax.device_put(split.labels)
-
-  validation = put(dataset.validation) if dataset.validation else None
-  return Loaded(dataset, record(dataset, config), put(dataset.train), put(dataset.test), validation)
+  splits = (dataset.train, dataset.test, dataset.validation)
+  feeds: list[Feed | None]
+  if isinstance(dataset, Streamed):
+    feeds = [None if split is None else StreamFeed(split, dataset.shape) for split in splits]  # type: ignore[arg-type]
+  else:
+    feeds = [None if split is None else DeviceFeed.of(split) for split in splits]  # type: ignore[arg-type]
+  train, test, validation = feeds
+  assert train is not None
+  assert test is not None
+  return Loaded(record(dataset, config), dataset.num_classes, train, test, validation)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if flags.workers < 0:
     raise UsageError(f"--workers must be an integer from 0 (0 = one for each core or GPU), got {flags.workers}")
   trials = plan_trials(sweep)  # before anything is written: what cannot run is an error of the command
-  console = Console()
+  console = Console(file=sys.stdout)  # whatever becomes of sys.stdout while a cluster works
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
     check_workdir(workdir, CONFIG, record_of(sweep), complete=complete)

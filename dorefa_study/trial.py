@@ -16,14 +16,16 @@ import numpy as np
 from dorefa_study.checkpoints import Checkpoints, digest
 from dorefa_study.config import TrialConfig, phase
 from dorefa_study.data import DataError, Dataset
+from dorefa_study.data.feeds import Feed
 from dorefa_study.data.images import resize, to_unit
+from dorefa_study.data.streamed import Streamed
 from dorefa_study.machine import describe_machine
 from dorefa_study.networks import build_network
 from dorefa_study.probe import PROBED_IMAGES, build_probe, describe
 from dorefa_study.progress import Progress, Reporter
 from dorefa_study.records import append_line, read_object, seal, write_json, write_lines
 from dorefa_study.results import CHECKPOINTS, DATA, METRICS, PROBE, RESULT, complete_epochs, read_metrics
-from dorefa_study.session import Loaded, OnDevice, on_device
+from dorefa_study.session import Loaded, ready
 from dorefa_study.starts import Teacher, find_teacher, start_from
 from dorefa_study.steps import Programs, Steps, TrainState, build_steps, zero_totals
 from dorefa_study.trackers import OpenTracker, Tracker, scalars
@@ -56,6 +58,8 @@ class _Run:
   should_stop: Callable[[], bool]
   started: float = dataclasses.field(default_factory=time.monotonic)
   """When the epoch began, in this process."""
+  input_seconds: float = 0.0
+  """Time in it that was spent waiting for images."""
   built: dict[str, Steps] = dataclasses.field(default_factory=dict)
 
   def steps(self, step: int) -> Steps:
@@ -63,13 +67,13 @@ class _Run:
     total = self.steps_per_epoch * self.config.train.epochs
     config = phase(self.config, step / total)
     if config.bits not in self.built:
-      shape = self.data.dataset.train.images.shape
+      height, width, channels = self.data.train.shape
       self.built[config.bits] = build_steps(
         config,
-        channels=shape[3],
+        channels=channels,
         total_steps=total,
-        num_classes=self.data.dataset.num_classes,
-        size=(shape[1], shape[2]),
+        num_classes=self.data.num_classes,
+        size=(height, width),
         programs=self.programs,
         teacher=self.teacher,
       )
@@ -78,7 +82,7 @@ class _Run:
 
 def run_trial(
   config: TrialConfig,
-  dataset: Dataset | Loaded,
+  dataset: Dataset | Streamed | Loaded,
   directory: pathlib.Path,
   *,
   reporter: Reporter,
@@ -109,7 +113,7 @@ def run_trial(
     CheckpointError: a checkpoint cannot be read, and is not known to be damaged.
     UsageError: the config asks for what the network, or another trial, does not have.
   """
-  data = dataset if isinstance(dataset, Loaded) else on_device(dataset, config.data)
+  data = dataset if isinstance(dataset, Loaded) else ready(dataset, config.data)
   run = _start(config, data, directory, reporter, should_stop, programs or Programs())
   status: dict[str, Any] = {"status": "done"}
   try:
@@ -121,7 +125,7 @@ def run_trial(
         status = {"status": "diverged", "reason": f"loss is {loss} by step {int(state.step)}, in epoch {epoch + 1}"}
         break
       metrics = _end_epoch(run, state, epoch) | {"seconds": time.monotonic() - run.started}
-      run.started = time.monotonic()
+      run.started, run.input_seconds = time.monotonic(), 0.0
       append_line(directory / METRICS, seal(metrics))
       if tracker is not None:
         tracker.log(metrics["step"], scalars(metrics))
@@ -147,7 +151,7 @@ def _start(
   should_stop: Callable[[], bool],
   programs: Programs,
 ) -> _Run:
-  images = len(data.dataset.train.labels)
+  images = data.train.count
   steps_per_epoch = images // config.train.batch_size
   if steps_per_epoch == 0:
     raise DataError(f"config.train.batch_size: {config.train.batch_size} is more than the {images} training images")
@@ -205,12 +209,13 @@ def _resume(run: _Run) -> TrainState:
   return state
 
 
-def _first_images(run: _Run) -> jax.Array | None:
+def _first_images(run: _Run) -> Any:
   """The images from which a method that learns starts; None for others, whose variables do not depend on images."""
   if not run.steps(0).learns:
     return None
-  order = epoch_order(run.config.train.seed, 0, len(run.data.train[1]), BATCH_TO_START_FROM)
-  return run.data.train[0][jnp.asarray(order)]
+  order = epoch_order(run.config.train.seed, 0, run.data.train.count, BATCH_TO_START_FROM)
+  images, _, indices = next(iter(run.data.train.batches(order[None])))
+  return images[indices]
 
 
 def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
@@ -235,17 +240,21 @@ def epoch_order(seed: int, epoch: int, images: int, used: int) -> np.ndarray:
 def _train_epoch(run: _Run, state: TrainState, epoch: int) -> tuple[TrainState, float]:
   """Trains to the end of the epoch, or to a loss that is not finite; returns the epoch's mean loss."""
   batch_size, count = run.config.train.batch_size, run.steps_per_epoch
-  images, labels = run.data.train
-  batches = epoch_order(run.config.train.seed, epoch, len(labels), count * batch_size).reshape(count, batch_size)
+  images = run.data.train.count
+  batches = epoch_order(run.config.train.seed, epoch, images, count * batch_size).reshape(count, batch_size)
   step_key = jax.random.fold_in(run.key, 1)
   teaching = None if run.teacher is None else run.teacher.variables
   first = position = int(state.step) - epoch * count
   start: float | None = None
   loss = 0.0
+  feed = run.data.train.batches(batches[position:])
   while position < count:
     steps = run.steps(epoch * count + position)
     control = steps.control(epoch * count + position)
-    state = steps.train(state, images, labels, batches[position], step_key, control, teaching)
+    asked = time.monotonic()
+    batch = next(feed)
+    run.input_seconds += time.monotonic() - asked
+    state = steps.train(state, *batch, step_key, control, teaching)
     position += 1
     if start is None:  # the first step of a process compiles
       jax.block_until_ready(state.step)
@@ -285,6 +294,7 @@ def _end_epoch(run: _Run, state: TrainState, epoch: int) -> dict[str, Any]:
     "learning_rate": steps.learning_rate(int(state.step) - 1),
     "images_per_second": last.images_per_second if last else 0.0,
     "gradient_rms": {layer: math.sqrt(float(value) / count) for layer, value in totals["gradient_squares"].items()},
+    "input_seconds": run.input_seconds,
     "sign_flips": {layer: float(value) / count for layer, value in totals["flips"].items()},
     "weights": weight_statistics(params),
   }
@@ -294,25 +304,26 @@ def _probe(run: _Run, state: TrainState) -> None:
   """Records what the layers see, where they can be watched."""
   steps = run.steps(int(state.step) - 1)
   setting = steps.setting
-  network = build_network(run.config.model, run.data.dataset.num_classes, setting, "emulated", is_forced=True)
+  network = build_network(run.config.model, run.data.num_classes, setting, "emulated", is_forced=True)
   look = run.programs.probe(steps.program, lambda: build_probe(network, setting))
   if look is None:
     return
-  images, labels = (part[:PROBED_IMAGES] for part in run.data.train)
+  count = min(PROBED_IMAGES, run.data.train.count)
+  images, labels, indices = next(iter(run.data.train.batches(np.arange(count, dtype=np.int32)[None])))
   is_traced = steps.program.bits is None
   bits = jax.tree.map(lambda width: jnp.asarray(width, jnp.int32), setting.bits) if is_traced else None
-  batch = to_unit(resize(images, steps.program.shape[:2]))
-  found = look(state.variables, batch, labels, bits)
+  batch = to_unit(resize(jnp.asarray(images[indices]), steps.program.shape[:2]))
+  found = look(state.variables, batch, jnp.asarray(labels[indices]), bits)
   write_json(run.directory / PROBE, describe(jax.device_get(found), jax.device_get(state.params)))
 
 
-def evaluate(steps: Steps, state: TrainState | dict[str, Any], images: OnDevice, step: int = 1) -> float:
+def evaluate(steps: Steps, state: TrainState | dict[str, Any], feed: Feed, step: int = 1) -> float:
   """The share of images that a network reads right.
 
   Args:
     steps: the trial's functions.
     state: of a training, or the network's variables.
-    images: images and labels, on the device.
+    feed: images and labels.
     step: at which the numbers of the method are taken, where they change; a restored trial's end is at 1.
 
   Returns:
@@ -320,14 +331,11 @@ def evaluate(steps: Steps, state: TrainState | dict[str, Any], images: OnDevice,
   """
   variables = state.tested_variables if isinstance(state, TrainState) else state
   control = steps.control(int(state.step) if isinstance(state, TrainState) else step)
-  total = len(images[1])
-  correct = 0
-  for start in range(0, total, EVALUATION_BATCH):
-    indices = np.arange(start, start + EVALUATION_BATCH, dtype=np.int32)
-    valid = indices < total
-    indices = np.where(valid, indices, 0)
-    correct += int(steps.evaluate(variables, *images, indices, valid, control))
-  return correct / total
+  total = feed.count
+  order = np.arange(-(-total // EVALUATION_BATCH) * EVALUATION_BATCH, dtype=np.int32).reshape(-1, EVALUATION_BATCH)
+  valid = order < total
+  batches = zip(feed.batches(np.where(valid, order, 0)), valid)
+  return sum(int(steps.evaluate(variables, *batch, mask, control)) for batch, mask in batches) / total
 
 
 def _result(run: _Run, state: TrainState, epochs_done: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dorefa_study.config import DataConfig
 from dorefa_study.data.dataset import Dataset, Split
 from dorefa_study.data.loading import load_dataset
 from dorefa_study.data.samples import write_samples
+from dorefa_study.data.streamed import Streamed
 from dorefa_study.records import read_json, write_json
 from dorefa_study.workdir import locked
 
@@ -24,7 +25,7 @@ SAMPLES = "samples.png"
 """A sheet of training images, for reports."""
 
 
-def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
+def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset | Streamed:
   """Loads a data set, from a cache where that holds it, into the cache where not.
 
   Args:
@@ -32,7 +33,7 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
     directory: the cache, None for no cache.
 
   Returns:
-    The data set.
+    The data set; one that is read as it is needed has a record alone in the cache.
 
   Raises:
     DataError: the data are not to be had, or damaged.
@@ -52,8 +53,12 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
     return _read(config, directory) or _load_into(config, directory)
 
 
-def _load_into(config: DataConfig, directory: pathlib.Path) -> Dataset:
+def _load_into(config: DataConfig, directory: pathlib.Path) -> Dataset | Streamed:
   dataset = load_dataset(config)
+  if isinstance(dataset, Streamed):
+    write_json(directory / CONFIG, dataclasses.asdict(config))
+    write_json(directory / RECORD, record(dataset, config))
+    return dataset
   (directory / RECORD).unlink(missing_ok=True)
   for name in SPLITS:
     split = getattr(dataset, name)
@@ -90,7 +95,7 @@ def _read_split(directory: pathlib.Path, name: str) -> Split:
   return Split(*(np.lib.format.open_memmap(directory / f"{name}.{field}.npy", mode="r") for field in fields))
 
 
-def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:
+def record(dataset: Dataset | Streamed, config: DataConfig) -> dict[str, Any]:
   """What a trial's records say of its data.
 
   Args:
@@ -100,16 +105,21 @@ def record(dataset: Dataset, config: DataConfig) -> dict[str, Any]:
   Returns:
     Name, source, sizes, classes, digest, and whether another set stands in.
   """
+  splits = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
+  if isinstance(dataset, Streamed):
+    shape: Any = dataset.shape
+    sizes = {name: 0 if split is None else len(split) for name, split in splits.items()}  # type: ignore[arg-type]
+  else:
+    shape = dataset.train.images.shape[1:]
+    sizes = {name: 0 if split is None else len(split.labels) for name, split in splits.items()}  # type: ignore[union-attr]
   return {
     "name": dataset.name,
     "asked_for": config.name,
     "stand_in": config.stand_in and dataset.name != config.name,
     "source": dataset.source,
-    "train": len(dataset.train.labels),
-    "test": len(dataset.test.labels),
-    "validation": len(dataset.validation.labels) if dataset.validation else 0,
+    **sizes,
     "classes": dataset.num_classes,
     "class_names": list(dataset.class_names),
-    "shape": list(dataset.train.images.shape[1:]),
+    "shape": list(shape),
     "digest": dataset.digest(),
   }

@@ -80,6 +80,16 @@ def find_pictures(directory: pathlib.Path) -> tuple[tuple[str, ...], Pictures, P
   return names, _list(train, names), _list(test, names)
 
 
+def count_pictures(directory: pathlib.Path) -> int:
+  """The number of pictures below a folder.
+
+  Example:
+    >>> count_pictures(pathlib.Path("/nowhere"))
+    0
+  """
+  return sum(path.suffix.lower() in SUFFIXES for path in directory.rglob("*"))
+
+
 def common_shape(files: list[pathlib.Path], size: int) -> tuple[int, int, int]:
   """Height, width and channels that all pictures are read as.
 

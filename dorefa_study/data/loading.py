@@ -14,23 +14,27 @@ from dorefa_study.config import DataConfig
 from dorefa_study.data.arrays import from_arrays, load_arrays, split_off
 from dorefa_study.data.catalog import CATALOG, Entry, entry_of
 from dorefa_study.data.dataset import DataError, Dataset, Split
-from dorefa_study.data.folder import load_folder
-from dorefa_study.data.prepared import is_prepared, load_prepared
+from dorefa_study.data.folder import count_pictures, load_folder
+from dorefa_study.data.prepared import is_prepared, load_prepared, stream_prepared
+from dorefa_study.data.streamed import Chosen, Streamed, fits_in_memory, split_source, stream_folder
 from dorefa_study.data.svhn import download_svhn
 from dorefa_study.objects import check_arguments, import_object, is_path, parse_call
 from dorefa_study.paths import PathError, expand
 
 STAND_IN = "street_digits"
+MOST_PICTURES = 200_000
+"""Images that are read into memory; more are streamed, even where they would fit."""
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig) -> Dataset | Streamed:
   """Loads the data set that a trial asks for.
 
   Args:
     config: which one, and where from.
 
   Returns:
-    The data set, cut to the sizes asked for. Where street_digits stands in, its name says so.
+    The data set, cut to the sizes asked for; in memory where it fits or must, else to be read as it is needed. Where
+    street_digits stands in, its name says so.
 
   Raises:
     DataError: the data are not to be had, or damaged.
@@ -43,6 +47,9 @@ def load_dataset(config: DataConfig) -> Dataset:
   generated = generated_name(config, directory)
   if generated is not None:
     return _with_validation(_generate(generated, config), config)
+  streamed = _stream(config, directory)
+  if streamed is not None:
+    return streamed
   if entry_of(config.name) is None:
     return _with_validation(_cut(_load_own(config, directory), config), config)
   if _downloads(config) and not (directory and is_prepared(directory, _entry(config).tfds_name)):
@@ -59,6 +66,52 @@ def _generate(name: str, config: DataConfig) -> Dataset:
   return generate(config.train_size, config.test_size)
 
 
+def _stream(config: DataConfig, directory: pathlib.Path | None) -> Streamed | None:
+  """The data set as one that is read as it is needed, None where it is not to be."""
+  entry = entry_of(config.name)
+  is_folder = config.name == "folder" and directory is not None
+  prepared = directory if directory and entry and is_prepared(directory, entry.tfds_name) else None
+  if config.stream == "never" or not (is_folder or prepared):
+    if config.stream == "always":
+      raise DataError("config.data.stream: only folders of pictures and prepared TFDS directories can be streamed")
+    return None
+  if config.stream == "auto":
+    side = config.load_size or config.image_size or 32
+    known = train_size(config, directory)
+    if is_folder:
+      assert directory is not None
+      known = count_pictures(directory)
+    if fits_in_memory(known, (side, side, 3)) and known < MOST_PICTURES:
+      return None
+  if is_folder:
+    assert directory is not None
+    found = stream_folder(
+      directory, size=config.load_size or config.image_size, test_share=config.test_share, seed=config.split_seed
+    )
+  else:
+    assert prepared is not None
+    assert entry is not None
+    found = stream_prepared(
+      config.name, entry.tfds_name, prepared, size=config.load_size or config.image_size, classes=entry.num_classes
+    )
+  return _cut_streamed(found, config)
+
+
+def _cut_streamed(found: Streamed, config: DataConfig) -> Streamed:
+  parts: dict[str, Any] = {}
+  for name, size in (("train", config.train_size), ("test", config.test_size)):
+    source = getattr(found, name)
+    if size > len(source):
+      raise DataError(f"config.data.{name}_size: {size} asked for, {found.source} has {len(source)}")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:size])
+    parts[name] = Chosen(source, chosen) if size else source
+  if config.validation_size:
+    parts["train"], parts["validation"] = split_source(
+      parts["train"], config.validation_size, config.split_seed, "config.data.validation_size"
+    )
+  return dataclasses.replace(found, **parts)
+
+
 def _load_own(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
   """Somebody's own data, in a place or from a function."""
   split: Any = {"test_share": config.test_share, "seed": config.split_seed}
@@ -71,7 +124,7 @@ def _load_own(config: DataConfig, directory: pathlib.Path | None) -> Dataset:
     return from_arrays(call.name.rpartition(":")[2], config.name, function(**dict(call.arguments)), **split)
   assert directory is not None
   if config.name == "folder":
-    return load_folder(directory, size=config.image_size, **split)
+    return load_folder(directory, size=config.load_size or config.image_size, **split)
   return load_arrays(directory, **split)
 
 

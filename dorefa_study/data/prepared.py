@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dorefa_study.data.dataset import DataError, Dataset, Split, check_split, join
+from dorefa_study.data.streamed import Prepared, Streamed
 from dorefa_study.records import read_object
 
 
@@ -51,6 +53,33 @@ def load_prepared(
   test = _read(tfds_name, directory, _test_split(tfds_name, directory), num_classes)
   kept = names if len(names) == num_classes else ()
   return Dataset(name, f"TFDS {tfds_name} in {directory}", train, test, num_classes, kept)
+
+
+def stream_prepared(name: str, tfds_name: str, directory: pathlib.Path, *, size: int, classes: int) -> Streamed:
+  """A data set of a TFDS data directory, of which no image is read yet.
+
+  Args:
+    name: our name of the data set.
+    tfds_name: its name in TFDS.
+    directory: the TFDS data directory.
+    size: side that images are resized to and cut to; 0 where all have one size.
+    classes: number of classes; 0 takes it from the directory's own description.
+
+  Raises:
+    DataError: a split is missing or damaged.
+  """
+  names = class_names(tfds_name, directory)
+  classes = classes or len(names)
+  if not classes:
+    raise DataError(f"{directory / tfds_name}: says nothing of its classes; images need a label that is a ClassLabel")
+  own = Prepared(tfds_name, directory, "train", (0, 0, 0)).own_shape()
+  shape = (size, size, own[2]) if size else own
+  splits = [Prepared(tfds_name, directory, split, shape) for split in ("train", _test_split(tfds_name, directory))]
+  infos = sorted((directory / tfds_name).glob("**/dataset_info.json"))
+  identity = hashlib.sha256(b"".join(info.read_bytes() for info in infos)).hexdigest()
+  source = f"TFDS {tfds_name} in {directory}"
+  known = names if len(names) == classes else ()
+  return Streamed(name, source, splits[0], splits[1], shape, classes, known, identity)
 
 
 def class_names(tfds_name: str, directory: pathlib.Path) -> tuple[str, ...]:

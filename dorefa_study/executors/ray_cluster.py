@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -32,8 +33,10 @@ class RayExecutor:
     self._ray = ray
     self._environment = dict(environment or {})
     address = os.environ.get("RAY_ADDRESS")
-    # Ray writes of itself what nobody who runs a sweep can use; what is of use is in the log of a trial.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    # Ray prints of its machines what nobody who runs a sweep can use, whatever it is told. The sweep's console holds the
+    # real output, and what is of use is in the log of a trial.
+    self._silence = contextlib.redirect_stdout(io.StringIO())
+    self._silence.__enter__()
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     ray.init(
       address=address, include_dashboard=False, log_to_driver=False, logging_level="critical", configure_logging=False
@@ -83,6 +86,7 @@ class RayExecutor:
   def close(self) -> None:
     """Leaves the cluster."""
     self._ray.shutdown()
+    self._silence.__exit__(None, None, None)
 
   async def _is_alive(self, slot: Slot) -> bool:
     await asyncio.sleep(2)  # the cluster learns of it a moment later

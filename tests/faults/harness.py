@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,6 @@ SWEEP = [
   "--config.train.batch_size=16",
   "--config.train.checkpoint_every=4",
 ]
-SPEED = re.compile(r"\d+ training images/s")
 
 
 def start(workdir, *arguments, environment=None):
@@ -128,19 +126,24 @@ def snapshot(workdir):
 
 
 def _content(path):
-  if path.name in ("log.txt", "progress.json", ".lock", "command.json"):
+  # results.json has what the other tables and the pages of trials have.
+  if path.name in ("log.txt", "progress.json", ".lock", "command.json", "trial.html", "results.csv", "results.parquet"):
     return "not compared"
   if path.name == "report.html":
-    text = SPEED.sub("speed", path.read_text())
-    return re.sub(r"<pre>python -m experiments.sweep.*?</pre>", "", text)
+    data = path.read_text().partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
+    return _without_measured(json.loads(data))
   if path.suffix in (".json", ".jsonl"):
     texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-    records = [json.loads(text) for text in texts]
-    for record in records:
-      for name in MEASURED:
-        record.pop(name, None)
-    return records
+    return [_without_measured(json.loads(text)) for text in texts]
   return path.read_bytes()
+
+
+def _without_measured(value):
+  if isinstance(value, list):
+    return [_without_measured(item) for item in value]
+  if isinstance(value, dict):
+    return {name: _without_measured(inner) for name, inner in value.items() if name not in (*MEASURED, "rate")}
+  return value
 
 
 def assert_equal(workdir, undisturbed):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dorefa_study.config import DataConfig, TrainConfig, TrialConfig, read
+from dorefa_study.data.feeds import DeviceFeed
 from dorefa_study.data.loading import load_dataset
 from dorefa_study.errors import UsageError
 from dorefa_study.groups import to_record
@@ -61,8 +62,8 @@ def test_it_trains_resumes_to_the_bit_and_is_read_back(tmp_path, dataset, kind):
   assert results[0]["params_digest"] == results[1]["params_digest"]
   (tmp_path / "whole" / "config.json").write_text(json.dumps(to_record(config)))
   trained = restore_trial(tmp_path / "whole")
-  images = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
-  assert evaluate(trained.steps, trained.variables, images) == results[0]["last_test_accuracy"]
+  feed = DeviceFeed.of(dataset.test)
+  assert evaluate(trained.steps, trained.variables, feed) == results[0]["last_test_accuracy"]
 
 
 @pytest.mark.parametrize(("name", "start"), [("Quantized", 0.0), ("Own", 0.0)])
