@@ -40,7 +40,9 @@ def plan_table(trials: Sequence[Trial], estimate: Estimate) -> Table:
 
 def study_table(study: Study) -> Table:
   """The study: a row for each setting, a column for each model, the paper's number after ours."""
-  table = Table("setting", "training", "inference", "storage", *study.columns, title="best test accuracy (paper's)")
+  has_paper = any(cell.paper is not None for row in study.rows for cell in row.cells)
+  title = "best test accuracy" + (" (paper's)" if has_paper else "")
+  table = Table("setting", "training", "inference", "storage", *study.columns, title=title)
   for row in study.rows:
     cost = row.complexity
     costs = ["" if value is None else str(value) for value in (cost.training, cost.inference, cost.storage)]

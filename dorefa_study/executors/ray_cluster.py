@@ -33,8 +33,8 @@ class RayExecutor:
     self._ray = ray
     self._environment = dict(environment or {})
     address = os.environ.get("RAY_ADDRESS")
-    # Ray prints of its machines what nobody who runs a sweep can use, whatever it is told. The sweep's console holds the
-    # real output, and what is of use is in the log of a trial.
+    # Ray prints of its machines what nobody who runs a sweep can use, whatever it is told. The sweep's console holds
+    # the real output, and what is of use is in the log of a trial.
     self._silence = contextlib.redirect_stdout(io.StringIO())
     self._silence.__enter__()
     logging.getLogger("ray").setLevel(logging.CRITICAL)

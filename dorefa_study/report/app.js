@@ -142,8 +142,8 @@
           return h.counts.map((count, i) => ({ layer, from: h.low + i * step, to: h.low + (i + 1) * step, share: count / top }));
         });
         draw("layer-hist-" + kind, { title: "histograms: " + title, data: { values: bars }, width: undefined, height: undefined, autosize: undefined,
-          facet: { field: "layer", title: null, columns: narrow() ? 2 : 3, sort: null }, resolve: { scale: { x: "independent" } }, spacing: 12,
-          spec: { width: 100, height: 54, mark: { type: "bar", binSpacing: 0 }, encoding: {
+          facet: { field: "layer", title: null, sort: null }, columns: 3, resolve: { scale: { x: "independent" } }, spacing: 12,
+          spec: { width: narrow() ? 74 : 118, height: 54, mark: { type: "bar", binSpacing: 0 }, encoding: {
             x: { field: "from", type: "quantitative", bin: { binned: true }, title: null, axis: { tickCount: 3, format: "~g", grid: false } }, x2: { field: "to" },
             y: { field: "share", type: "quantitative", title: null, axis: null } } } });
       }
