@@ -13,7 +13,7 @@
     return {
       background: null, font: "system-ui, sans-serif", view: { stroke: null },
       axis: { ...text, gridColor: line, domainColor: line, tickColor: line },
-      legend: { ...text, symbolSize: 90, labelLimit: 260, symbolOpacity: 1 }, title: { color: ink, fontSize: 14, anchor: "start" },
+      header: { labelColor: ink, titleColor: ink }, legend: { ...text, symbolSize: 90, labelLimit: 260, symbolOpacity: 1 }, title: { color: ink, fontSize: 14, anchor: "start" },
       range: { category: PALETTE }, text: { color: ink },
     };
   }
