@@ -50,8 +50,9 @@ def parse_call(text: str, where: str) -> Call:
     return Call(name)
   try:
     node = ast.parse(f"f({rest}", mode="eval").body
-    is_one = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    if not is_one or node.args or any(word.arg is None for word in node.keywords):
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+      raise ValueError
+    if any(word.arg is None for word in node.keywords):
       raise ValueError
     return Call(name, tuple((str(word.arg), ast.literal_eval(word.value)) for word in node.keywords))
   except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
