@@ -18,9 +18,11 @@ from dorefa_study.config import DataConfig, read
 from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
 from dorefa_study.executors import EXECUTORS
 from dorefa_study.groups import completed, to_record
+from dorefa_study.launch import Launch, Shard
 from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
 from dorefa_study.records import write_json
 from dorefa_study.runner import load_states
+from dorefa_study.terminal import study_table
 from dorefa_study.trackers import TRACKERS
 from dorefa_study.workdir import check_workdir, open_workdir
 
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   sweep = read(SweepConfig, load_config(flags.config, line.overrides, SweepConfig).to_dict())
   if flags.workers < 0:
     raise UsageError(f"--workers must be an integer from 0 (0 = one for each core or GPU), got {flags.workers}")
+  Shard.parse(flags.shard)
   trials = plan_trials(sweep)  # before anything is written: what cannot run is an error of the command
   console = Console(file=sys.stdout)  # whatever becomes of sys.stdout while a cluster works
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
@@ -102,9 +105,6 @@ def _run(
   console: Console,
   arguments: Sequence[str],
 ) -> int:
-  from dorefa_study.launch import Launch, Shard
-  from dorefa_study.terminal import study_table
-
   shard, command = Shard.parse(flags.shard), shlex.join([*words_of("sweep"), *arguments])
   data = prepare_data(sweep.data, workdir)
   check_batch(sweep, data["train"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -59,6 +60,8 @@ def run_array(
   """
   if importlib.util.find_spec("submitit") is None:
     raise UsageError("--executor=slurm: needs submitit; pip install 'dorefa-jax[slurm]'")
+  if shutil.which("sbatch") is None and parameters.get("cluster") != "local":
+    raise UsageError("--executor=slurm: there is no sbatch here; run it where jobs are submitted from")
   import submitit
 
   given = {"timeout_min": MAX_MINUTES, "cpus_per_task": 1, **parameters}

@@ -55,8 +55,9 @@ def fails(capfd, main, arguments, *parts):
     (["--config=configs/svhn_grid.py", "--config.grid.seeds=3000000000"], ["config.grid.seeds must be integers"]),
     (["--config=configs/svhn_grid.py", "--dry_run", "--config.train.batch_size=99999"], ["is more than the 12800"]),
     (["--config=configs/svhn_grid.py", "--wrokdir=x"], ["unknown flag --wrokdir=x", "--workdir"]),
+    (["--config=configs/svhn_grid.py", "--shard=4/3"], ["--shard must be I/N"]),
     (["--config=configs/svhn_grid.py", "--workers=-1"], ["--workers must be an integer from 0"]),
-    (["--config=configs/svhn_grid.py", "--executor=slurm"], ["--executor"]),
+    (["--config=configs/svhn_grid.py", "--executor=pbs"], ["--executor"]),
   ],
 )
 def test_wrong_use_of_sweep_is_one_line_and_exit_code_2(capfd, arguments, parts):
