@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from absl import flags as absl_flags
 from rich.console import Console
 
-from dorefa_study.cli import define_path, load_config, new_flags, parse
+from dorefa_study.cli import CommandLine, define_path, load_config, new_flags, parse
 from dorefa_study.commands import words_of
 from dorefa_study.config import DataConfig, read
 from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
@@ -55,12 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   if flags.dry_run:
     check_workdir(workdir, CONFIG, record_of(sweep), complete=complete)
     return _dry_run(sweep, trials, workdir, flags, console)
+  command = shlex.join([*words_of("sweep"), *arguments])
   is_share = bool(flags.shard) or flags.executor == SLURM
   with open_workdir(workdir, CONFIG, record_of(sweep), made_again=("data",), complete=complete, is_shared=is_share):
     try:
-      return _run(sweep, trials, workdir, flags, console, arguments)
+      return _run(sweep, trials, workdir, line, console, command)
     except KeyboardInterrupt:
-      return _stopped(shlex.join([*words_of("sweep"), *arguments]), console)
+      return _stopped(command, console)
 
 
 def record_of(sweep: SweepConfig) -> dict[str, Any]:
@@ -101,19 +101,18 @@ def _run(
   sweep: SweepConfig,
   trials: Sequence[Trial],
   workdir: pathlib.Path,
-  flags: Any,
+  line: CommandLine,
   console: Console,
-  arguments: Sequence[str],
+  command: str,
 ) -> int:
-  shard, command = Shard.parse(flags.shard), shlex.join([*words_of("sweep"), *arguments])
+  flags, shard = line.flags, Shard.parse(line.flags.shard)
   data = prepare_data(sweep.data, workdir)
   check_batch(sweep, data["train"])
   _announce(data, console)
   write_json(workdir / "command.json", {"command": command})
   launch = Launch(sweep, trials, workdir, data, command, console)
   if flags.executor == SLURM:
-    share = [word for word in arguments if not re.match("--?(executor|workers|shard|slurm)=", word)]
-    finished = launch.run_on_slurm([*share, f"--workdir={workdir.absolute()}"], flags.workers or 1, flags.slurm)
+    finished = launch.run_on_slurm(_share(line, workdir), flags.workers or 1, flags.slurm)
   else:
     finished = launch.run(shard, flags.executor, flags.workers, flags.tracker)
   if not finished:
@@ -128,6 +127,14 @@ def _run(
   late = f" is out of date, it could not be written: {launch.unwritten}" if launch.unwritten else ""
   console.print(f"report: {launch.report}{late}", markup=False, highlight=False, soft_wrap=True)
   return FAILED_TRIALS if unfinished or launch.unwritten else 0
+
+
+def _share(line: CommandLine, workdir: pathlib.Path) -> list[str]:
+  """The arguments of a job that runs a share of the sweep, which is still to be named."""
+  fields = {field: field if field.startswith(("vary.", "zip.")) else f"config.{field}" for field in line.overrides}
+  overrides = [f"--{fields[field]}={text}" for field, text in line.overrides.items()]
+  trackers = [f"--tracker={','.join(line.flags.tracker)}"] if line.flags.tracker else []
+  return [f"--config={line.flags.config}", *overrides, *trackers, f"--workdir={workdir.absolute()}"]
 
 
 def _stopped(command: str, console: Console) -> int:
