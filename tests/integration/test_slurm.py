@@ -13,7 +13,8 @@ def test_jobs_share_the_trials(tmp_path):
   pytest.importorskip("submitit")
   arguments = [
     "--config=configs/study.py", "--config.model.width=0.03", "--vary.bits=1,1,4;1,2,4", "--vary.seed=0;1",
-    "--config.data.train_size=64", "--config.data.test_size=20", "--config.train.epochs=1", "--config.train.batch_size=16",
+    "--config.data.train_size=64", "--config.data.test_size=20", "--config.train.epochs=1",
+    "--config.train.batch_size=16",
     "--executor", "slurm", "--workers=2", "--slurm=cluster=local,timeout_min=5", f"--workdir={tmp_path / 'study'}",
   ]  # fmt: skip
   command = [sys.executable, "-m", "dorefa_study.sweep", *arguments]
