@@ -45,8 +45,9 @@ def load_cached(config: DataConfig, directory: pathlib.Path | None) -> Dataset |
   if directory is None:
     return load_dataset(config)
   # A study whose data vary has one cache for those that it began with, and one in it for each of the others.
-  kept = read_json(directory / CONFIG)
-  if kept is not None and kept != dataclasses.asdict(config):
+  kept, wanted = read_json(directory / CONFIG), dataclasses.asdict(config)
+  is_others = isinstance(kept, dict) and kept.keys() == wanted.keys() and kept != wanted
+  if is_others:
     directory = directory / hashlib.sha256(repr(config).encode()).hexdigest()[:12]
   directory.mkdir(parents=True, exist_ok=True)
   with locked(directory, SECONDS_TO_WAIT):  # several processes may want the same data at once
