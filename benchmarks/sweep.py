@@ -29,8 +29,8 @@ from dorefa_study.plan import GridConfig, SweepConfig, plan_trials
 from dorefa_study.records import seal
 
 BITS = ("1,1,4", "1,2,4", "1,2,8", "1,3,6", "1,4,8", "2,2,4", "4,4,8", "8,8,8")
-DATA = DataConfig("street_digits", train_size=6400, test_size=1000)
-TRAIN = TrainConfig(epochs=3, batch_size=32, learning_rate=2e-3, brightness=0.0, contrast=(1.0, 1.0))
+DATA = DataConfig("street_digits")
+TRAIN = TrainConfig(epochs=3, batch_size=64, learning_rate=2e-3, brightness=0.0, contrast=(1.0, 1.0))
 SWEEP = SweepConfig(
   name="benchmark", grid=GridConfig(bits=BITS, widths=(0.25, 0.125)), data=DATA, model=ModelConfig(), train=TRAIN
 )

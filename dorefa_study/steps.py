@@ -356,7 +356,9 @@ def _functions(program: Program, network: Network, setting: Setting, teacher: St
   ) -> jax.Array:
     return jnp.sum((logits(variables, images[indices], control).argmax(-1) == labels[indices]) & valid)
 
-  return {"init": jax.jit(init), "train": train_step, "evaluate": evaluate, "logits": logits}
+  # Random numbers of many shapes take LLVM longer to optimize than they ever run.
+  quickly = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+  return {"init": quickly, "train": train_step, "evaluate": evaluate, "logits": logits}
 
 
 def _learned(variables: Variables) -> Variables:
