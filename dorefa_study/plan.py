@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,9 +15,12 @@ from dorefa_study.config import DataConfig, TrainConfig, TrialConfig, parse_bits
 from dorefa_study.errors import UsageError
 from dorefa_study.groups import later, read, to_record
 from dorefa_study.models import ModelConfig
+from dorefa_study.records import read_object
 
 PAPER_TABLES = ("", "table1_svhn", "table3_first_last")
 LONGEST_NAME = 180
+SWEEP = "sweep.json"
+"""The file of a work directory that holds its study's config."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +109,23 @@ class SweepConfig:
   def base(self) -> TrialConfig:
     """The trial that everything varies of."""
     return TrialConfig(self.bits, self.data, self.model, self.train, self.method, self.rules, self.schedule)
+
+
+def read_sweep(workdir: pathlib.Path) -> SweepConfig:
+  """The study that a work directory was made for.
+
+  Args:
+    workdir: of a sweep, running or not.
+
+  Raises:
+    UsageError: it is none, or its record is damaged or lacks a field.
+  """
+  path = workdir / SWEEP
+  saved = read_object(path)
+  if saved is None:
+    problem = f"a {SWEEP} that is damaged" if path.exists() else f"no {SWEEP}; name the work directory of a sweep"
+    raise UsageError(f"--workdir: {workdir} holds {problem}")
+  return read(SweepConfig, saved, f"--workdir: {path}: config", is_record=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ from dorefa_study.errors import UsageError
 from dorefa_study.methods import build_method, takes_traced_bits
 from dorefa_study.models import ModelConfig, last_kernel, training_backend
 from dorefa_study.networks import LEARNED, Network, Setting, Variables, build_network
-from dorefa_study.probe import Probe
-from dorefa_study.programs import program_config
+from dorefa_study.programs import Program, program_config
+from dorefa_study.programs import Programs as Programs
 from dorefa_study.recipes import build_optimizer, learning_rate
 from dorefa_study.schedules import parse_schedule, with_numbers
 from dorefa_study.weights import flips, layer_kernels
@@ -137,47 +137,6 @@ class Teaching(Protocol):
     ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """What compiled functions are functions of: trials that have the same one share them.
-
-  Attributes:
-    config: the trial, without what is an argument of the functions or not theirs.
-    shape: [height, width, channels] of the network's images.
-    num_classes: number of classes.
-    backend: what "auto" means.
-    bits: bit widths, where they are no argument.
-    teacher: config of the network that is distilled from.
-  """
-
-  config: TrialConfig
-  shape: tuple[int, int, int]
-  num_classes: int
-  backend: str
-  bits: BitWidths | LayerBits | None
-  teacher: TrialConfig | None = None
-
-
-class Programs:
-  """The functions that the trials of a process have built."""
-
-  def __init__(self) -> None:
-    self._built: dict[Program, dict[str, Any]] = {}
-    self._probes: dict[Program, Probe | None] = {}
-
-  def probe(self, program: Program, make: Callable[[], Probe | None]) -> Probe | None:
-    """The function that looks at a program's layers, built once."""
-    if program not in self._probes:
-      self._probes[program] = make()
-    return self._probes[program]
-
-  def functions(self, program: Program, network: Network, setting: Setting, teacher: Steps | None) -> dict[str, Any]:
-    """The functions of a program, built once."""
-    if program not in self._built:
-      self._built[program] = _functions(program, network, setting, teacher)
-    return self._built[program]
-
-
 def build_steps(
   config: TrialConfig,
   *,
@@ -225,7 +184,9 @@ def build_steps(
   program = Program(
     program_config(config), shape, num_classes, backend, bits, None if teacher is None else teacher.config
   )
-  functions = (programs or Programs()).functions(program, network, setting, None if teacher is None else teacher.steps)
+  functions = (programs or Programs()).functions(
+    program, lambda: _functions(program, network, setting, None if teacher is None else teacher.steps)
+  )
   traced = jax.tree.map(lambda width: jnp.asarray(width, jnp.int32), setting.bits) if is_traced else None
   rate = learning_rate(config.train, total_steps)
 

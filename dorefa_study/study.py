@@ -159,7 +159,8 @@ def row_label(trial: Trial, varied: Sequence[str], column_field: str) -> str:
     column_field: the one that the columns are of.
 
   Example:
-    >>> trial = plan_trials(SweepConfig(bits="1,2,4"))[0]
+    >>> from dorefa_study.axes import Axes
+    >>> trial = plan_trials(SweepConfig(bits="1,2,4", vary=Axes(("learning_rate", (1e-3, 3e-3)))))[0]
     >>> row_label(trial, ("train.learning_rate",), "")
     '1,2,4 learning_rate 0.001'
   """

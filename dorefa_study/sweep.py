@@ -18,14 +18,13 @@ from dorefa_study.errors import INTERRUPTED, UsageError, one_line_errors
 from dorefa_study.executors import EXECUTORS
 from dorefa_study.groups import completed, to_record
 from dorefa_study.launch import Launch, Shard
-from dorefa_study.plan import SweepConfig, Trial, duration, plan_trials
+from dorefa_study.plan import SWEEP, SweepConfig, Trial, duration, plan_trials
 from dorefa_study.records import write_json
 from dorefa_study.runner import load_states
 from dorefa_study.terminal import study_table
 from dorefa_study.trackers import TRACKERS
 from dorefa_study.workdir import check_workdir, open_workdir
 
-CONFIG = "sweep.json"
 SLURM = "slurm"
 FAILED_TRIALS = 1
 
@@ -52,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   console = Console(file=sys.stdout)  # whatever becomes of sys.stdout while a cluster works
   workdir = flags.workdir or pathlib.Path(default_workdir(flags.config))
   if flags.dry_run:
-    check_workdir(workdir, CONFIG, record_of(sweep), complete=complete)
+    check_workdir(workdir, SWEEP, record_of(sweep), complete=complete)
     return _dry_run(sweep, trials, workdir, flags, console)
   command = shlex.join([*words_of("sweep"), *arguments])
   is_share = bool(flags.shard) or flags.executor == SLURM
-  with open_workdir(workdir, CONFIG, record_of(sweep), made_again=("data",), complete=complete, is_shared=is_share):
+  with open_workdir(workdir, SWEEP, record_of(sweep), made_again=("data",), complete=complete, is_shared=is_share):
     try:
       return _run(sweep, trials, workdir, line, console, command)
     except KeyboardInterrupt:

@@ -15,10 +15,8 @@ from absl import flags as absl_flags
 from rich.console import Console
 
 from dorefa_study.cli import define_path, new_flags, parse
-from dorefa_study.errors import UsageError, one_line_errors
-from dorefa_study.groups import read
-from dorefa_study.plan import SweepConfig, plan_trials
-from dorefa_study.records import read_object
+from dorefa_study.errors import one_line_errors
+from dorefa_study.plan import plan_trials, read_sweep
 from dorefa_study.results import read_data_record
 from dorefa_study.runner import TrialState, describe, load_states
 from dorefa_study.study import build_study
@@ -44,10 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   absl_flags.DEFINE_boolean("once", False, "print how the trials stand, and end", values)
   flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
   workdir, console = flags.workdir, Console()
-  saved = read_object(workdir / "sweep.json")
-  if saved is None:
-    raise UsageError(f"--workdir: {workdir} holds no sweep.json that can be read; name the work directory of a sweep")
-  sweep = read(SweepConfig, saved, f"--workdir: {workdir / 'sweep.json'}: config", is_record=True)
+  sweep = read_sweep(workdir)
   states = load_states(plan_trials(sweep), workdir)
   look(states)
   if not flags.once:

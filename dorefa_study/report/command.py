@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 
 from dorefa_study.cli import define_path, new_flags, parse
-from dorefa_study.errors import UsageError, one_line_errors
-from dorefa_study.groups import read
-from dorefa_study.plan import SweepConfig, plan_trials
+from dorefa_study.errors import one_line_errors
+from dorefa_study.plan import plan_trials, read_sweep
 from dorefa_study.records import read_object
 from dorefa_study.report.page import write_report
 from dorefa_study.report.trial_page import write_trial_page
@@ -40,12 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   absl_flags.DEFINE_boolean("pages", False, "write missing pages of trials too", values)
   flags = parse(values, sys.argv[1:] if argv is None else argv, __doc__ or "").flags
   workdir = flags.workdir
-  saved = read_object(workdir / "sweep.json")
-  if saved is None:
-    is_there = (workdir / "sweep.json").exists()
-    problem = "a sweep.json that is damaged" if is_there else "no sweep.json; name the work directory of a sweep"
-    raise UsageError(f"--workdir: {workdir} holds {problem}")
-  sweep = read(SweepConfig, saved, f"--workdir: {workdir / 'sweep.json'}: config", is_record=True)
+  sweep = read_sweep(workdir)
   command, data = "", None
   with contextlib.suppress(OSError):  # a report without them is better than none
     command = str((read_object(workdir / "command.json") or {}).get("command", ""))
