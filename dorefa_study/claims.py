@@ -90,13 +90,7 @@ def _sensitivity(points: Sequence[Point]) -> Claim | None:
   effects: dict[str, Mean] = {}
   few = [point for point in points if max(point.bits) <= 8]
   for index, name in enumerate(("W", "A", "G")):
-    others = [i for i in range(3) if i != index]
-    pairs = _pairs(
-      few,
-      lambda p, others=others: (tuple(p.bits[i] for i in others), p.rest, p.width),  # type: ignore[misc]
-      lambda p, index=index: p.bits[index],  # type: ignore[misc]
-    )
-    losses = [(b.accuracy - a.accuracy) / math.log2(b.bits[index] / a.bits[index]) for a, b in pairs]
+    losses = _losses_of_halving(few, index)
     if losses:
       effects[name] = mean(losses)
   if len(effects) < 2:
@@ -110,6 +104,16 @@ def _sensitivity(points: Sequence[Point]) -> Claim | None:
   names = {"G": "gradients", "A": "activations", "W": "weights"}
   statement = f"Accuracy is the more sensitive to bits of {', then of '.join(names[name] for name in wanted)}"
   return Claim(statement, verdict, f"lost when these bits are halved, up to 8 bits: {evidence}")
+
+
+def _losses_of_halving(points: Sequence[Point], index: int) -> list[float]:
+  """What is lost when the bits of weights (0), activations (1) or gradients (2) are halved, pair by pair."""
+  pairs = _pairs(
+    points,
+    lambda p: ((*p.bits[:index], *p.bits[index + 1 :]), p.rest, p.width),
+    lambda p: p.bits[index],
+  )
+  return [(b.accuracy - a.accuracy) / math.log2(b.bits[index] / a.bits[index]) for a, b in pairs]
 
 
 def _channels(points: Sequence[Point]) -> Claim | None:

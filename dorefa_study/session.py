@@ -8,9 +8,9 @@ from typing import Any
 
 from dorefa_study.config import DataConfig
 from dorefa_study.data.cache import load_cached, record
-from dorefa_study.data.dataset import Dataset
+from dorefa_study.data.dataset import Dataset, Split
 from dorefa_study.data.feeds import DeviceFeed, Feed, StreamFeed
-from dorefa_study.data.streamed import Streamed
+from dorefa_study.data.streamed import Source, Streamed
 from dorefa_study.steps import Programs
 
 
@@ -62,13 +62,9 @@ def ready(dataset: Dataset | Streamed, config: DataConfig) -> Loaded:
     dataset: in memory, or on disk.
     config: what was asked for.
   """
-  splits = (dataset.train, dataset.test, dataset.validation)
-  feeds: list[Feed | None]
-  if isinstance(dataset, Streamed):
-    feeds = [None if split is None else StreamFeed(split, dataset.shape) for split in splits]  # type: ignore[arg-type]
-  else:
-    feeds = [None if split is None else DeviceFeed.of(split) for split in splits]  # type: ignore[arg-type]
-  train, test, validation = feeds
-  assert train is not None
-  assert test is not None
-  return Loaded(record(dataset, config), dataset.num_classes, train, test, validation)
+
+  def feed(split: Split | Source) -> Feed:
+    return DeviceFeed.of(split) if isinstance(split, Split) else StreamFeed(split, dataset.shape)
+
+  validation = None if dataset.validation is None else feed(dataset.validation)
+  return Loaded(record(dataset, config), dataset.num_classes, feed(dataset.train), feed(dataset.test), validation)

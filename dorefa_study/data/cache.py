@@ -107,20 +107,14 @@ def record(dataset: Dataset | Streamed, config: DataConfig) -> dict[str, Any]:
     Name, source, sizes, classes, digest, and whether another set stands in.
   """
   splits = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
-  if isinstance(dataset, Streamed):
-    shape: Any = dataset.shape
-    sizes = {name: 0 if split is None else len(split) for name, split in splits.items()}  # type: ignore[arg-type]
-  else:
-    shape = dataset.train.images.shape[1:]
-    sizes = {name: 0 if split is None else len(split.labels) for name, split in splits.items()}  # type: ignore[union-attr]
   return {
     "name": dataset.name,
     "asked_for": config.name,
     "stand_in": config.stand_in and dataset.name != config.name,
     "source": dataset.source,
-    **sizes,
+    **{name: 0 if split is None else len(split) for name, split in splits.items()},
     "classes": dataset.num_classes,
     "class_names": list(dataset.class_names),
-    "shape": list(shape),
+    "shape": list(dataset.shape),
     "digest": dataset.digest(),
   }

@@ -22,6 +22,9 @@ class Split:
   images: np.ndarray
   labels: np.ndarray
 
+  def __len__(self) -> int:
+    return len(self.labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -45,6 +48,12 @@ class Dataset:
   class_names: tuple[str, ...] = ()
   validation: Split | None = None
 
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """[height, width, channels] of an image."""
+    _, height, width, channels = self.train.images.shape
+    return height, width, channels
+
   def digest(self) -> str:
     """A hash of all images and labels, for the records of a run.
 
@@ -54,7 +63,7 @@ class Dataset:
       '098059'
     """
     sha = hashlib.sha256()
-    for split in (self.train, self.test, *([self.validation] if self.validation else [])):
+    for split in (self.train, self.test, *([] if self.validation is None else [self.validation])):
       for array in (split.images, split.labels):
         sha.update(repr((array.shape, str(array.dtype))).encode())
         sha.update(np.ascontiguousarray(array).data)
